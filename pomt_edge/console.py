@@ -1,0 +1,136 @@
+"""What a run shows while it measures, and the table and sentence it ends with."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pomt_edge.records import LatencyPoint, Result
+from pomt_edge.report import words
+
+PLAIN_EVERY_SECONDS = 5.0
+
+
+class LiveProgress:
+    """A live bar on a terminal, plain lines elsewhere; always on standard error."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+        self._bars = Progress(
+            *columns, TimeRemainingColumn(), TextColumn("{task.fields[detail]}"), console=self._console, transient=True
+        )
+        self._live = self._console.is_terminal
+        self._title, self._total, self._done, self._resumed = "", 0, 0, 0
+        self._began = self._spoke = 0.0
+
+    def __enter__(self) -> LiveProgress:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def busy(self, text: str) -> None:
+        if self._live:
+            self._show(text, None, 0)
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        self._title, self._total, self._done, self._resumed = title, total, done, done
+        self._began = self._spoke = time.monotonic()
+        if self._live:
+            self._show(title, total, done)
+        else:
+            self._say(f"{title}: {total} to do" + (f", {done} of them done before" if done else ""))
+
+    def advance(self, detail: str = "") -> None:
+        self._done += 1
+        if self._live:
+            self._bars.update(self._bars.task_ids[0], advance=1, detail=detail)
+        elif time.monotonic() - self._spoke > PLAIN_EVERY_SECONDS:
+            self._spoke = time.monotonic()
+            pace = (self._spoke - self._began) / (self._done - self._resumed)
+            left = pace * (self._total - self._done)
+            self._say(f"{self._title}: {self._done} of {self._total}, about {left:.0f} s left; {detail}".rstrip("; "))
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def _show(self, title: str, total: int | None, done: int) -> None:
+        for task in self._bars.task_ids:
+            self._bars.remove_task(task)
+        self._bars.add_task(title, total=total, completed=done, detail="")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
+
+def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
+    """The table of what was weighed, the notes, and one plain sentence."""
+    console = Console(stderr=to_stderr, soft_wrap=True)
+    plan = result.plan
+    title = f"{plan.model}, batch {plan.batch_size}, {plan.engine} {plan.precision} on {plan.device}"
+    console.print(_table(result, title))
+    for callout in words.callouts(result):
+        console.print(f"{callout.label}: {callout.text}", markup=False, highlight=False)
+    if plan.verdict == "prune":
+        console.print(f"Why: {plan.because}.", markup=False, highlight=False)
+    report = folder / "report.html"
+    console.print(f"{words.verdict(result).sentence} Report: {report}", markup=False, highlight=False)
+
+
+def _table(result: Result, title: str) -> Table:
+    measure = result.accuracy.measure if result.accuracy else None
+    table = Table(title=title, title_justify="left")
+    for heading in ("tokens", "latency ms (95 %)", "speedup"):
+        table.add_column(heading, justify="right")
+    if measure:
+        table.add_column(f"{measure} %", justify="right")
+        table.add_column("points lost (95 %)", justify="right")
+    table.add_column("")
+    accuracies = {point.tokens: point for point in result.accuracy.points} if result.accuracy else {}
+    for point in _rows(result):
+        row = [
+            str(point.tokens),
+            f"{point.median_ms:.3f} ({point.low_ms:.3f} to {point.high_ms:.3f})",
+            f"{result.curve.baseline.median_ms / point.median_ms:.2f}x",
+        ]
+        if measure:
+            known = accuracies.get(point.tokens)
+            row += (
+                [f"{known.percent:.1f}", f"{known.drop:.1f} ({known.drop_low:.1f} to {known.drop_high:.1f})"]
+                if known
+                else ["", ""]
+            )
+        row.append(_remark(result, point.tokens))
+        table.add_row(*row, style="bold" if point.tokens == result.plan.tokens_out else None)
+    return table
+
+
+def _rows(result: Result) -> list[LatencyPoint]:
+    """The baseline, the choice, where accuracy was measured, and else an even selection of the efficient set."""
+    wanted = {result.curve.baseline.tokens, result.plan.tokens_out}
+    if result.accuracy and len(result.accuracy.points) <= 16:
+        wanted |= {point.tokens for point in result.accuracy.points}
+    else:
+        efficient = result.staircase.efficient
+        wanted |= set(efficient[:: max(len(efficient) // 10, 1)])
+    return [point for point in result.curve.points if point.tokens in wanted]
+
+
+def _remark(result: Result, tokens: int) -> str:
+    remarks = []
+    if tokens == result.curve.baseline.tokens:
+        remarks.append("unreduced")
+    if tokens == result.plan.tokens_out and result.plan.verdict == "prune":
+        remarks.append("chosen")
+    return ", ".join(remarks)

@@ -1,0 +1,47 @@
+"""Engines run a model. One file per engine, found by its name; each holds `load`, which gives a Session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+ENGINES = "pomt_edge.engines"
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an engine runs a model with."""
+
+    device: str
+    precision: str
+    batch_size: int
+    image_px: int
+
+
+class Session(Protocol):
+    """A model made ready on an engine."""
+
+    def time_ms(self, count: int) -> list[float]:
+        """Latency of each of `count` forwards of one whole batch, in milliseconds."""
+
+    def logits(self, images: Tensor) -> np.ndarray[Any, Any]:
+        """Images [B, 3, height, width] to logits [B, classes] in float32."""
+
+
+class Engine(Protocol):
+    """A module of this folder."""
+
+    def prepare(self, model: nn.Module, setting: Setting) -> nn.Module:
+        """The model where the engine wants it, once for all the variants that share its weights."""
+
+    def load(self, model: nn.Module, setting: Setting) -> Session:
+        """A session of a prepared model, or of a variant that shares its weights.
+
+        Raises:
+            UserError: the device or the precision is not to be had here.
+        """

@@ -1,0 +1,9 @@
+"""What a user is meant to read when a command stops early."""
+
+
+class UserError(ValueError):
+    """What was given, what was expected and what to type next, in one line; the command exits with 2."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the midst of measuring; the message says how to go on."""

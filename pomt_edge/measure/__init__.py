@@ -1,0 +1,1 @@
+"""How a number is obtained: samples, intervals, the sweep, accuracy, the environment."""

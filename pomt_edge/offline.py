@@ -1,0 +1,267 @@
+"""The main job, end to end: model, sweep, curve, staircase, accuracy, plan, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from pomt_edge import catalogue
+from pomt_edge.choose import plan as planning
+from pomt_edge.choose import staircase
+from pomt_edge.engines import ENGINES, Engine, Setting
+from pomt_edge.errors import Interrupted, UserError
+from pomt_edge.measure import datasets, environment
+from pomt_edge.measure.accuracy import Accuracy
+from pomt_edge.measure.datasets import Images
+from pomt_edge.measure.journal import Journal
+from pomt_edge.measure.progress import Progress
+from pomt_edge.measure.sweep import Grid, Sweep
+from pomt_edge.measure.timing import StopRule
+from pomt_edge.models import create
+from pomt_edge.models.create import Created, Wanted
+from pomt_edge.models.family import family_of
+from pomt_edge.records import LatencyCurve, Preprocessing, Result, Staircase
+from pomt_edge.reduce import method, schedule
+from pomt_edge.reduce.input_probe import probe_at_input
+from pomt_edge.reduce.reduced_model import reduce_model
+from pomt_edge.report import files
+from pomt_edge.request import DEFAULT_IMAGES, Request
+from pomt_edge.targets.local import LocalTarget, Variant
+
+CONFIRMED_CHOICES = 4
+"""Choices that are measured again at most, should each turn out otherwise than it looked."""
+
+
+def run(request: Request, progress: Progress) -> tuple[Result, Path]:
+    """Do all that the request asks, or what is left of it, and give the result and the folder that holds it.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    request.check()
+    job = _prepare(request, progress)
+    with Journal(job.folder, job.configuration) as journal:
+        progress.note(f"results and resumable measurements: {job.folder}")
+        try:
+            result = _measure_and_choose(job, journal, progress)
+        except KeyboardInterrupt as error:
+            kept = f"interrupted; what was measured is kept: give the same options and --out {job.folder} to go on"
+            raise Interrupted(kept) from error
+    files.write(result, job.folder)
+    return result, job.folder
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that is settled before the first measurement."""
+
+    request: Request
+    created: Created
+    preprocessing: Preprocessing
+    setting: Setting
+    target: LocalTarget
+    tokens: tuple[int, ...]
+    depth: int
+    images: Images | None
+    folder: Path
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What has to be the same for measurements to belong together; the limits do not."""
+        request, setting = self.request, self.setting
+        facts: dict[str, Any] = {
+            "model": self.created.name,
+            "weights": self.created.weights,
+            "num_classes": _classes(self.created.model),
+            "device": setting.device,
+            "device_name": environment.device_name(setting.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "tokens": [self.tokens[0], self.tokens[-1], request.grid_stride],
+            **dataclasses.asdict(self.preprocessing),
+        }
+        for name in ("batch_size", "engine", "precision", "method", "block", "probe", "seed"):
+            facts[name] = getattr(request, name)
+        for name in ("interval_percent", "point_seconds", "unlabelled"):
+            facts[name] = getattr(request, name)
+        facts["data"] = str(request.data.resolve()) if request.data else None
+        facts["images"] = len(self.images.pixels) if self.images else None
+        return facts
+
+
+def _prepare(request: Request, progress: Progress) -> _Job:
+    engine = cast(Engine, catalogue.load(ENGINES, request.engine, "engine"))
+    device = _device(request)
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    method.load(request.method)
+    progress.busy(f"preparing {request.model}")
+    created = create.create(
+        Wanted(request.model, request.num_classes, request.image_px, request.weights, request.has_data)
+    )
+    if request.has_data and not _classes(created.model):
+        raise UserError(
+            f"{created.name} has no classifier, so accuracy has no meaning: give --num-classes and --weights"
+        )
+    setting = Setting(device, request.precision, request.batch_size, created.preprocessing.image_px)
+    depth = len(family_of(created.model).blocks(created.model))
+    schedule.in_one_block(0, request.block, depth)
+    tokens = _grid(request, created.model)
+    preprocessing = _preprocessing(request, created)
+    images = _images(request, created, preprocessing, progress) if request.has_data else None
+    model = engine.prepare(created.model, setting)
+    target = LocalTarget(_variant(request, model, depth), engine, setting)
+    folder = request.out or Path("runs") / _folder_name(created.name, setting)
+    return _Job(request, created, preprocessing, setting, target, tokens, depth, images, folder)
+
+
+def _device(request: Request) -> str:
+    # Not a plain import: the package's engines.torch is meant, and only there is torch asked about devices.
+    from pomt_edge.engines import torch as torch_engine
+
+    device = torch_engine.default_device() if request.device == "auto" else request.device
+    torch_engine.check_device(device)
+    return device
+
+
+def _classes(model: nn.Module) -> int:
+    return int(cast(Any, model).num_classes)
+
+
+def _grid(request: Request, model: nn.Module) -> tuple[int, ...]:
+    family = family_of(model)
+    full = family.token_count(model)
+    least = family.prefix_tokens(model) + method.load(request.method).least_patches
+    start = full if request.grid_start is None else request.grid_start
+    stop = max(math.ceil(0.1 * full), least) if request.grid_stop is None else request.grid_stop
+    for option, value in (("--grid-start", start), ("--grid-stop", stop)):
+        if not least <= value <= full:
+            raise UserError(f"{option} {value} is out of range: {request.model} can keep {least} to {full} tokens")
+    if start < stop:
+        raise UserError(f"--grid-start {start} is below --grid-stop {stop}: the grid goes from more tokens to fewer")
+    return (full, *(tokens for tokens in range(start, stop - 1, -request.grid_stride) if tokens < full))
+
+
+def _preprocessing(request: Request, created: Created) -> Preprocessing:
+    changes: dict[str, Any] = {}
+    if request.mean_and_std:
+        changes["mean"], changes["std"] = request.mean_and_std
+    if request.crop_pct is not None:
+        changes["crop_pct"] = request.crop_pct
+    if request.interpolation is not None:
+        changes["interpolation"] = request.interpolation
+    return dataclasses.replace(created.preprocessing, **changes)
+
+
+def _images(request: Request, created: Created, preprocessing: Preprocessing, progress: Progress) -> Images:
+    count = request.images or DEFAULT_IMAGES
+    if request.data is None:
+        return datasets.read_demo(count, request.seed, not request.unlabelled)
+    progress.busy(f"reading images of {request.data}")
+    images = datasets.read_folder(
+        request.data, preprocessing, count, request.seed, _classes(created.model), not request.unlabelled
+    )
+    return images
+
+
+def _variant(request: Request, model: nn.Module, depth: int) -> Variant:
+    full = family_of(model).token_count(model)
+
+    def variant(tokens: int) -> nn.Module:
+        removed = full - tokens
+        if not removed:
+            return model
+        if request.probe == "input":
+            return probe_at_input(model, removed, request.seed)
+        plan = schedule.in_one_block(removed, request.block, depth)
+        return reduce_model(model, method=request.method, schedule=plan, copy=False)
+
+    return variant
+
+
+def _folder_name(model: str, setting: Setting) -> str:
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"{model}-bs{setting.batch_size}-{setting.device.replace(':', '')}-{now}"
+
+
+def _measure_and_choose(job: _Job, journal: Journal, progress: Progress) -> Result:
+    request = job.request
+    here = environment.describe(job.setting, request.engine)
+    rule = StopRule(request.interval_percent, request.point_seconds)
+    sweep = Sweep(Grid(job.tokens, request.probe, request.seed, rule), job.target, journal, progress)
+    accuracy = _accuracy(job, journal, progress)
+    if accuracy and request.accuracy_grid == "full":
+        for tokens in job.tokens:
+            accuracy.at(tokens)
+    curve, fitted, decision = _decide(job, sweep, accuracy)
+    subject = planning.Subject(
+        model=job.created.name,
+        method=request.method,
+        depth=job.depth,
+        block=request.block,
+        batch_size=request.batch_size,
+        image_px=job.setting.image_px,
+        precision=request.precision,
+        engine=request.engine,
+        device=job.setting.device,
+        num_classes=_classes(job.created.model),
+    )
+    measured = accuracy.curve() if accuracy else None
+    plan = planning.make_plan(
+        subject,
+        curve,
+        decision,
+        request.limits,
+        measured.measure if measured else None,
+        accuracy.at if accuracy else None,
+    )
+    result = Result(plan, curve, fitted, measured, here)
+    return dataclasses.replace(result, notes=tuple(_notes(job, result)))
+
+
+def _accuracy(job: _Job, journal: Journal, progress: Progress) -> Accuracy | None:
+    if job.images is None:
+        return None
+    return Accuracy(job.images, job.preprocessing, job.target.session, job.tokens[0], journal, progress)
+
+
+def _decide(job: _Job, sweep: Sweep, accuracy: Accuracy | None) -> tuple[LatencyCurve, Staircase, planning.Decision]:
+    """Choose, measure the choice again beside the baseline, and choose again until that changes nothing."""
+    curve = sweep.run()
+    confirmed: set[int] = set()
+    while True:
+        fitted = staircase.fit(curve)
+        decision = planning.decide(
+            curve,
+            fitted.efficient,
+            job.request.limits,
+            accuracy.at if accuracy else None,
+            accuracy.known() if accuracy else (),
+        )
+        known = decision.verdict != "prune" or decision.tokens in confirmed
+        if known or len(confirmed) == CONFIRMED_CHOICES:
+            return curve, fitted, planning.settled(curve, decision)
+        confirmed.add(decision.tokens)
+        curve = sweep.confirm(decision.tokens)
+
+
+def _notes(job: _Job, result: Result) -> list[str]:
+    notes = []
+    if job.created.weights == "random":
+        notes.append("Random weights: latency does not depend on them, and none were fetched.")
+    baseline = result.plan.baseline_percent
+    if baseline is not None and result.plan.measure == "accuracy":
+        chance = 100 / _classes(job.created.model)
+        if baseline < 2 * chance:
+            notes.append(
+                f"The unreduced model gets {baseline:.1f} %, near chance ({chance:.1f} %): do these weights, this "
+                "normalisation and this class order belong to the data?"
+            )
+    return notes

@@ -1,0 +1,1 @@
+"""How a model shrinks: a model and a plan give a reduced model."""

@@ -1,0 +1,115 @@
+"""The reduced model, and the calls that make one."""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from pomt_edge.errors import UserError
+from pomt_edge.models.family import Family, family_of
+from pomt_edge.records import Plan
+from pomt_edge.reduce import blocks, method, schedule, token_map
+from pomt_edge.reduce.token_map import TokenMap
+
+
+class ReducedModel(nn.Module):
+    """A model that removes tokens by a schedule; called as the original is.
+
+    Token counts are fixed by the schedule: nothing in the forward depends on data, so that it compiles and
+    exports. Blocks that remove nothing run as they are, with their own fused attention.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, by: method.Method, removed: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.family = family
+        self.method = by
+        self.schedule = tuple(removed)
+        self.prefix = family.prefix_tokens(model)
+        self.track_sizes = any(self.schedule) and family.reads_sizes(model)
+        self.training = model.training
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Images [B, 3, height, width] to logits [B, classes]."""
+        _refuse_mask(attn_mask, is_causal)
+        tokens, sizes, _ = self._run(x)
+        return self.family.read(self.model, tokens, sizes)
+
+    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Images [B, 3, height, width] to normed tokens [B, M, C]."""
+        _refuse_mask(attn_mask, is_causal)
+        return self._run(x)[0]
+
+    def token_maps(self, x: Tensor) -> dict[int, TokenMap]:
+        """Images [B, 3, height, width] to the map of each block that reduces, by the block's index."""
+        return self._run(x)[2]
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor | None, dict[int, TokenMap]]:
+        tokens = self.family.embed(self.model, images)
+        sizes = token_map.ones(tokens) if self.track_sizes else None
+        maps = {}
+        depth = len(self.schedule)
+        for index, block in enumerate(self.family.blocks(self.model)):
+            removed = self.schedule[index]
+            if removed:
+                tokens, sizes, maps[index] = blocks.reduce_in_block(
+                    self.family, block, self.method, removed, tokens, sizes, self.prefix, (index, depth)
+                )
+            else:
+                tokens = block(tokens)
+        return self.family.finish(self.model, tokens), sizes, maps
+
+
+def _refuse_mask(attn_mask: Tensor | None, is_causal: bool) -> None:
+    if attn_mask is not None or is_causal:
+        raise UserError("a reduced model takes no attention mask: after the reduction it would fit no block")
+
+
+def reduce_model(
+    model: nn.Module,
+    plan: Plan | None = None,
+    *,
+    method: str | None = None,
+    schedule: Sequence[int] | None = None,
+    copy: bool = True,
+    **options: Any,
+) -> nn.Module:
+    """The model that a plan, or a method and a schedule, describes; the model passed in is unchanged.
+
+    Args:
+        model: a model of a supported family.
+        plan: what to do; or else
+        method: a file of `pomt_edge.reduce.tokens`, and
+        schedule: one integer per block, tokens removed there.
+        copy: False shares the weights with the model instead of copying them.
+        options: the method's own, by its own names.
+
+    Raises:
+        UserError: a family, a method, an option or a schedule that does not fit; the message says what does.
+    """
+    if plan is not None and (method is not None or schedule is not None):
+        raise UserError("give a plan, or a method and a schedule, not both")
+    if plan is not None:
+        method, schedule = plan.method, plan.schedule
+    if method is None or schedule is None:
+        raise UserError("give a plan, or a method and a schedule (one integer per block)")
+    family, by, removed = _checked(model, method, schedule, options)
+    count = family.token_count(model)
+    if plan is not None and plan.tokens_in != count:
+        raise UserError(f"the plan is for {plan.tokens_in} tokens, the model has {count}")
+    return ReducedModel(copying.deepcopy(model) if copy else model, family, by, removed)
+
+
+def _checked(
+    model: nn.Module, name: str, removed: Sequence[int], options: dict[str, Any]
+) -> tuple[Family, method.Method, tuple[int, ...]]:
+    family = family_of(model)
+    by = method.load(name, **options)
+    prefix = family.prefix_tokens(model)
+    if by.needs_class_token and not family.has_class_token(model):
+        raise UserError(f"method {name} scores tokens by the class token, and this model has none")
+    depth = len(family.blocks(model))
+    return family, by, schedule.check(removed, depth, family.token_count(model), prefix, by.least_patches)

@@ -1,0 +1,1 @@
+"""One file per method; each holds what `pomt_edge.reduce.method.Method` names."""

@@ -1,0 +1,37 @@
+"""The files of a run's folder, each written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from pomt_edge.records import Record, Result, write_text
+from pomt_edge.report import page
+
+CURVE = ("tokens", "median_ms", "low_ms", "high_ms", "samples", "stop_reason")
+ACCURACY = ("tokens", "percent", "low", "high", "images")
+
+
+def write(result: Result, folder: Path) -> None:
+    """Write curve.csv, accuracy.csv, environment.json, result.json, report.html and, last, plan.json."""
+    write_text(folder / "curve.csv", _csv(CURVE, result.curve.points))
+    write_text(folder / "accuracy.csv", _csv(ACCURACY, result.accuracy.points if result.accuracy else ()))
+    result.environment.save(folder / "environment.json")
+    result.save(folder / "result.json")
+    write_text(folder / "report.html", page.render(result))
+    result.plan.save(folder / "plan.json")
+
+
+def _csv(columns: Sequence[str], records: Sequence[Record]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for record in records:
+        table.writerow([_cell(getattr(record, column)) for column in columns])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,0 +1,265 @@
+"""The page's tables, as rows of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pomt_edge.records import AccuracyPoint, LatencyPoint, Result, Staircase
+from pomt_edge.report.chart import Chart, coordinate
+from pomt_edge.report.numerals import ABSENT, finite, interval, join, ms_decimals, number, signed
+from pomt_edge.report.words import measure_of, where
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A key figure: its name, its value with the unit, its 95 % interval where there is one."""
+
+    name: str
+    value: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the data table; the chart's tooltip finds its values by `key`."""
+
+    key: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Row:
+    tokens: int
+    x: str
+    y: str
+    role: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StepRow:
+    edge: str
+    height: str
+    percent: str
+    bar: str
+    slower: bool
+
+
+def decimals_of(result: Result) -> int:
+    points = result.curve.points
+    return ms_decimals(points[0].median_ms if points else result.plan.baseline_ms)
+
+
+def key_figures(result: Result) -> list[Figure]:
+    """Latency, speedup and accuracy, each with its interval."""
+    plan, digits = result.plan, decimals_of(result)
+    before, after = _latency_at(result, plan.tokens_in), _latency_at(result, plan.tokens_out)
+    return [
+        Figure("Baseline latency", f"{number(plan.baseline_ms, digits)} ms", _latency_interval(before, digits)),
+        Figure("Predicted latency", f"{number(plan.predicted_ms, digits)} ms", _latency_interval(after, digits)),
+        Figure("Speedup", f"{number(plan.speedup, 2)}x", interval(plan.speedup_low, plan.speedup_high, 2)),
+        *_quality_figures(result),
+    ]
+
+
+def _latency_at(result: Result, tokens: int) -> LatencyPoint | None:
+    return next((point for point in result.curve.points if point.tokens == tokens), None)
+
+
+def _latency_interval(point: LatencyPoint | None, digits: int) -> str:
+    return interval(point.low_ms, point.high_ms, digits) if point else ""
+
+
+def _quality_figures(result: Result) -> list[Figure]:
+    measure, plan = measure_of(result), result.plan
+    if result.accuracy is None or measure is None:
+        return [Figure("Accuracy", "not measured")]
+    by_tokens = {point.tokens: point for point in result.accuracy.points}
+    drop = Figure("Drop", "not measured")
+    if finite(plan.drop):
+        drop = Figure("Drop", f"{number(plan.drop, 2)} points", interval(plan.drop_low, plan.drop_high, 2))
+    return [
+        _percent(f"Baseline {measure}", plan.baseline_percent, by_tokens.get(plan.tokens_in)),
+        _percent(f"Predicted {measure}", plan.predicted_percent, by_tokens.get(plan.tokens_out)),
+        drop,
+    ]
+
+
+def _percent(name: str, percent: float | None, point: AccuracyPoint | None) -> Figure:
+    if not finite(percent):
+        return Figure(name, "not measured")
+    return Figure(name, f"{number(percent, 2)} %", interval(point.low, point.high, 2) if point else "")
+
+
+def choice(result: Result) -> list[Figure]:
+    """What the plan does to the model, and what was asked of it."""
+    plan = result.plan
+    limits = [f"{limit_name(name, result)} {_text(value)}" for name, value in plan.limits.items()]
+    return [
+        Figure("Tokens", f"{plan.tokens_in} → {plan.tokens_out}"),
+        Figure("Removed", f"{plan.removed} {where(plan)}" if plan.removed else "none"),
+        Figure("Method", plan.method),
+        Figure("Limits", "; ".join(limits) or "none"),
+        Figure("Batch", f"{plan.batch_size} × {plan.image_px} px"),
+        Figure("Engine", f"{plan.engine}, {plan.precision}"),
+    ]
+
+
+def limit_name(name: str, result: Result) -> str:
+    return name.replace("accuracy", measure_of(result) or "accuracy").replace("_", " ")
+
+
+def columns(result: Result) -> list[Column]:
+    measure = measure_of(result)
+    latency = [
+        Column("median", "median, ms"),
+        Column("low", "low"),
+        Column("high", "high"),
+        Column("samples", "samples"),
+        Column("blocks", "blocks"),
+        Column("p90", "p90, ms"),
+        Column("p95", "p95"),
+        Column("p99", "p99"),
+        Column("efficient", "efficient"),
+    ]
+    quality = [
+        Column("quality", f"{measure}, %"),
+        Column("quality-interval", "interval"),
+        Column("images", "images"),
+        Column("drop", "drop, points"),
+        Column("drop-interval", "interval"),
+    ]
+    return [*latency, *(quality if measure else ()), Column("stop", "stopped")]
+
+
+def data_rows(result: Result, chart: Chart | None) -> list[Row]:
+    """Every count that was measured in either way, most tokens first, with its place in the chart."""
+    digits = decimals_of(result)
+    latency = {point.tokens: point for point in result.curve.points}
+    quality = {point.tokens: point for point in result.accuracy.points} if result.accuracy else {}
+    efficient, measured = set(result.staircase.efficient), result.accuracy is not None
+    rows = []
+    for tokens in sorted({*latency, *quality}, reverse=True):
+        point = latency.get(tokens)
+        cells = _latency_cells(point, tokens in efficient, digits)
+        cells += _quality_cells(quality.get(tokens)) if measured else ()
+        cells += (point.stop_reason if point else "",)
+        y = coordinate(chart.latency.at(point.median_ms)) if chart and point and finite(point.median_ms) else ""
+        x = coordinate(chart.x.at(tokens)) if chart else ""
+        rows.append(Row(tokens, x, y, _role(tokens, result), cells))
+    return rows
+
+
+def _role(tokens: int, result: Result) -> str:
+    chosen = tokens == result.plan.tokens_out and result.plan.verdict in ("prune", "keep")
+    baseline = bool(result.curve.points) and tokens == result.curve.baseline.tokens
+    return join(["chosen"] * chosen + ["baseline"] * baseline)
+
+
+def _latency_cells(point: LatencyPoint | None, efficient: bool, digits: int) -> tuple[str, ...]:
+    if point is None:
+        return ("",) * 9
+    percentiles = (point.p90_ms, point.p95_ms, point.p99_ms)
+    return (
+        *(number(value, digits) for value in (point.median_ms, point.low_ms, point.high_ms)),
+        str(point.samples),
+        str(point.blocks),
+        *("withheld" if value is None else number(value, digits) for value in percentiles),
+        "yes" if efficient else "no",
+    )
+
+
+def _quality_cells(point: AccuracyPoint | None) -> tuple[str, ...]:
+    if point is None:
+        return ("",) * 5
+    return (
+        number(point.percent, 2),
+        interval(point.low, point.high, 2),
+        number(point.images, 0),
+        number(point.drop, 2),
+        interval(point.drop_low, point.drop_high, 2),
+    )
+
+
+def step_rows(result: Result) -> list[StepRow]:
+    """The edges, the largest count first; the bar is the height's share of the highest step."""
+    digits, staircase = decimals_of(result), result.staircase
+    highest = max((abs(s.height_percent) for s in staircase.steps if finite(s.height_percent)), default=0.0)
+    rows = []
+    for step in staircase.steps:
+        share = abs(step.height_percent) / highest * 100 if finite(step.height_percent) and highest else 0.0
+        edge = f"{_last_before(step.tokens, staircase)} → {step.tokens}"
+        height, percent = number(step.height_ms, digits), number(step.height_percent, 1)
+        rows.append(StepRow(edge, height, percent, coordinate(share), step.height_ms < 0))
+    return rows
+
+
+def _last_before(tokens: int, staircase: Staircase) -> int:
+    """The last count measured before the edge: on a sparse curve that is not the count next to it."""
+    before = [s.fewest_tokens for s in staircase.segments if s.fewest_tokens > tokens]
+    return min(before, default=tokens + 1)
+
+
+def tread_rows(result: Result) -> list[tuple[str, ...]]:
+    """Each tread: its ends, how many counts it spans, and the fitted latency at both ends."""
+    slope, digits = result.staircase.slope_ms_per_token, decimals_of(result)
+    rows: list[tuple[str, ...]] = []
+    for s in result.staircase.segments:
+        width = s.most_tokens - s.fewest_tokens
+        ends = (s.median_ms + width / 2 * slope, s.median_ms - width / 2 * slope)
+        counts = f"{s.most_tokens} to {s.fewest_tokens}" if width else str(s.most_tokens)
+        rows.append((counts, str(width + 1), *(number(end, digits) for end in ends)))
+    return rows
+
+
+def drift_text(result: Result) -> str:
+    anchors = [value for value in result.curve.anchor_ms if finite(value)]
+    if not anchors:
+        return "The baseline was not measured again during the sweep, so drift is not known."
+    digits = decimals_of(result)
+    times = f"{len(anchors)} time{'s' if len(anchors) > 1 else ''}"
+    drift = f" From start to end it drifted by {signed(result.curve.drift_percent, 1)} %."
+    return (
+        f"The baseline was measured {times} through the sweep, between {number(min(anchors), digits)} and "
+        f"{number(max(anchors), digits)} ms."
+        f"{drift if finite(result.curve.drift_percent) else ''}"
+    )
+
+
+def environment_rows(result: Result) -> list[tuple[str, str]]:
+    environment = result.environment
+    rows = [
+        ("device", f"{environment.device_name} ({environment.device})"),
+        ("engine", f"{environment.engine}, {environment.precision}"),
+        ("images", f"batch {environment.batch_size}, {environment.image_px} px"),
+        ("threads", str(environment.threads)),
+        ("platform", environment.platform),
+        ("python", environment.python),
+        *_flat("", environment.versions),
+        ("pomt_edge", environment.toolkit_version),
+        ("commit", environment.git_commit or "not in a git checkout"),
+        ("started", environment.started),
+    ]
+    return rows + list(_flat("", environment.details))
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        label = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(f"{label}, ", value)
+        else:
+            yield label, _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if finite(value) else ABSENT
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,145 @@
+"""What a user asks of the main job, checked as far as that needs no model and no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pomt_edge import demo
+from pomt_edge.choose.plan import Limits
+from pomt_edge.engines import PRECISIONS
+from pomt_edge.errors import UserError
+
+DEFAULT_MAX_DROP = 1.0
+DEFAULT_KEEP = 0.7
+DEFAULT_IMAGES = 1024
+PROBES = ("block", "input")
+ACCURACY_GRIDS = ("efficient", "full")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `offline_compute`; None: the default, which may depend on the model or the data."""
+
+    model: str = demo.NAME
+    batch_size: int = 1
+    data: Path | None = None
+    images: int | None = None
+    unlabelled: bool = False
+    weights: Path | None = None
+    num_classes: int | None = None
+    image_px: int | None = None
+    normalize: str | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    device: str = "auto"
+    engine: str = "torch"
+    precision: str = "fp32"
+    threads: int | None = None
+    method: str = "pomt"
+    block: int = 3
+    probe: str = "block"
+    grid_start: int | None = None
+    grid_stop: int | None = None
+    grid_stride: int = 1
+    max_drop: float | None = None
+    budget_ms: float | None = None
+    alpha: float | None = None
+    keep: float | None = None
+    accuracy_grid: str | None = None
+    interval_percent: float = 1.0
+    point_seconds: float = 1.0
+    seed: int = 0
+    out: Path | None = None
+
+    @property
+    def has_data(self) -> bool:
+        return self.data is not None or self.model == demo.NAME
+
+    @property
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """--normalize: one mean and std for all channels, or three means and three stds."""
+        if self.normalize is None:
+            return None
+        try:
+            values = tuple(float(part) for part in self.normalize.split(","))
+        except ValueError:
+            values = ()
+        if len(values) not in (2, 6) or not all(std > 0 for std in values[len(values) // 2 :]):
+            raise UserError(
+                f"--normalize {self.normalize}: expected MEAN,STD such as 0.5,0.5 (or three of each: r,g,b,r,g,b)"
+            )
+        half = len(values) // 2
+        return (values[:1] * 3, values[1:] * 3) if half == 1 else (values[:half], values[half:])
+
+    @property
+    def limits(self) -> Limits:
+        """The limits with their defaults: a loss of one point where there is data, else seven tenths kept."""
+        chosen = self.max_drop is not None or self.budget_ms is not None or self.alpha is not None
+        max_drop = DEFAULT_MAX_DROP if self.has_data and not chosen else self.max_drop
+        keep = DEFAULT_KEEP if not self.has_data and self.keep is None else self.keep
+        return Limits(max_drop, self.budget_ms, self.alpha, keep)
+
+    def check(self) -> None:
+        """Raise a UserError for an option out of its range, or options that exclude each other."""
+        self._check_ranges()
+        self._check_words()
+        self._check_data()
+        if len([value for value in (self.max_drop, self.budget_ms, self.alpha) if value is not None]) > 1:
+            raise UserError("--max-drop, --budget-ms and --alpha exclude each other: each is a way to choose; give one")
+        if self.mean_and_std is not None and self.model == demo.NAME and self.data is None:
+            raise UserError("--normalize: the embedded demo has its own; leave it out, or give --data")
+
+    def _check_ranges(self) -> None:
+        _in_range("--bs", self.batch_size, 1, 65536)
+        _in_range("--images", self.images, 1, 10**9)
+        _in_range("--num-classes", self.num_classes, 1, 10**7)
+        _in_range("--image-size", self.image_px, 1, 16384)
+        _in_range("--crop-pct", self.crop_pct, 0.05, 1.0)
+        _in_range("--threads", self.threads, 1, 4096)
+        _in_range("--block", self.block, 0, 10**4)
+        _in_range("--grid-stride", self.grid_stride, 1, 10**6)
+        _in_range("--max-drop", self.max_drop, 0.0, 100.0)
+        _in_range("--budget-ms", self.budget_ms, 1e-6, 1e9)
+        _in_range("--alpha", self.alpha, 0.0, 1.0)
+        _in_range("--keep", self.keep, 0.0, 1.0)
+        _in_range("--interval", self.interval_percent, 0.01, 100.0)
+        _in_range("--point-seconds", self.point_seconds, 0.0, 1e5)
+        _in_range("--seed", self.seed, 0, 2**63 - 1)
+
+    def _check_words(self) -> None:
+        _one_of("--precision", self.precision, PRECISIONS)
+        _one_of("--probe", self.probe, PROBES)
+        _one_of("--accuracy-grid", self.accuracy_grid, ACCURACY_GRIDS)
+        _one_of("--interpolation", self.interpolation, INTERPOLATIONS)
+        kind, _, index = self.device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+            raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
+
+    def _check_data(self) -> None:
+        if self.data is not None and not self.data.is_dir():
+            raise UserError(f"--data {self.data}: no such folder; expected one folder of images per class")
+        if self.weights is not None and not self.weights.is_file():
+            raise UserError(f"--weights {self.weights}: no such file; expected .safetensors or a torch checkpoint")
+        if self.has_data:
+            return
+        for option, given in (
+            ("--max-drop", self.max_drop is not None),
+            ("--alpha", self.alpha is not None),
+            ("--images", self.images is not None),
+            ("--accuracy-grid", self.accuracy_grid is not None),
+            ("--unlabelled", self.unlabelled),
+        ):
+            if given:
+                raise UserError(f"{option} needs images to measure accuracy on: give --data DIR as well")
+
+
+def _in_range(option: str, value: float | None, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        raise UserError(f"{option} {value:g} is out of range: expected {least:g} to {most:g}")
+
+
+def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise UserError(f"{option} {value}: expected one of {', '.join(known)}")

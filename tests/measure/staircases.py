@@ -1,0 +1,38 @@
+"""A target whose latency is known: what a sweep of it should find can be said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+class KnownTarget:
+    """Latency as a function of the count, times noise drawn from a seed, times the machine's speed of the moment."""
+
+    def __init__(
+        self,
+        latency_ms: Callable[[int], float],
+        noise: float = 0.003,
+        speed: Callable[[int], float] = lambda call: 1.0,
+        seed: int = 0,
+    ) -> None:
+        self._latency_ms = latency_ms
+        self._noise = noise
+        self._speed = speed
+        self._rng = np.random.default_rng(seed)
+        self.calls: list[tuple[int, int]] = []
+
+    def time_ms(self, tokens: int, count: int) -> list[float]:
+        base = self._latency_ms(tokens) * self._speed(len(self.calls))
+        self.calls.append((tokens, count))
+        return [float(base * (1 + self._noise * self._rng.standard_normal())) for _ in range(count)]
+
+    def blocks(self) -> list[int]:
+        """The counts of the timed blocks, warm-ups left out, in the order of measurement."""
+        return [tokens for tokens, count in self.calls if count > 1 and count != 5]
+
+
+def two_cliffs(tokens: int) -> float:
+    """10 ms, 20 % less from 160 tokens, another 20 % less from 128."""
+    return 10.0 * 0.8 ** ((tokens <= 160) + (tokens <= 128))

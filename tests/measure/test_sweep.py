@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from staircases import KnownTarget, two_cliffs
+
+from pomt_edge.choose import staircase
+from pomt_edge.measure.journal import Journal
+from pomt_edge.measure.progress import Silent
+from pomt_edge.measure.sweep import ANCHOR_EVERY, Grid, Sweep, Visit, scaled, suspicious
+from pomt_edge.measure.timing import StopRule
+from pomt_edge.records import LatencyCurve
+
+TOKENS = tuple(range(197, 97, -1))
+
+
+def sweep(folder: Path, target: KnownTarget, tokens: tuple[int, ...] = TOKENS, **rule: float) -> LatencyCurve:
+    with Journal(folder, {}) as journal:
+        return Sweep(Grid(tokens, rule=StopRule(**rule)), target, journal, Silent()).run()
+
+
+def test_the_curve_is_that_of_the_target_most_tokens_first(tmp_path: Path) -> None:
+    curve = sweep(tmp_path, KnownTarget(two_cliffs))
+    assert [point.tokens for point in curve.points] == list(TOKENS)
+    for point in curve.points:
+        assert point.median_ms == pytest.approx(two_cliffs(point.tokens), rel=0.01)
+        assert point.low_ms <= point.median_ms <= point.high_ms
+        assert point.blocks >= 3 and point.samples >= 9
+    assert [step.tokens for step in staircase.fit(curve).steps] == [160, 128]
+
+
+def test_points_are_interleaved_in_random_order_with_the_anchor_throughout(tmp_path: Path) -> None:
+    target = KnownTarget(two_cliffs)
+    sweep(tmp_path, target)
+    order = target.blocks()
+    first_round = [tokens for tokens in order[: len(TOKENS) * 5 // 4] if tokens != 197]
+    assert first_round != sorted(first_round) and first_round != sorted(first_round, reverse=True)
+    assert max(Counter(first_round).values()) <= 2, "a point was measured in one burst"
+    gaps = np.diff([place for place, tokens in enumerate(order) if tokens == 197])
+    assert gaps.max() <= ANCHOR_EVERY + 1
+
+
+def test_a_machine_that_changes_speed_does_not_move_the_steps(tmp_path: Path) -> None:
+    """Every few seconds the whole machine becomes a fifth slower, or faster again."""
+    moody = KnownTarget(two_cliffs, speed=lambda call: 1.2 if (call // 150) % 2 else 1.0)
+    curve = sweep(tmp_path, moody)
+    fitted = staircase.fit(curve)
+    assert [step.tokens for step in fitted.steps if abs(step.height_percent) > 5] == [160, 128]
+    ratios = [curve.at(tokens).median_ms / curve.baseline.median_ms for tokens in (150, 110)]
+    assert ratios == pytest.approx([0.8, 0.64], rel=0.01)
+    assert np.ptp(curve.anchor_ms) > 1.0, "the anchor as it was has to show the unrest"
+
+
+def test_an_interrupted_sweep_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
+    class Interrupted(KnownTarget):
+        def time_ms(self, tokens: int, count: int) -> list[float]:
+            if len(self.calls) == limit:
+                raise KeyboardInterrupt
+            return super().time_ms(tokens, count)
+
+    for limit in (40, 333, 90):
+        with pytest.raises(KeyboardInterrupt):
+            sweep(tmp_path / "cut", Interrupted(two_cliffs, noise=0))
+    resumed = sweep(tmp_path / "cut", KnownTarget(two_cliffs, noise=0))
+    whole = sweep(tmp_path / "whole", KnownTarget(two_cliffs, noise=0))
+    assert resumed == whole
+    again = KnownTarget(two_cliffs)
+    assert sweep(tmp_path / "cut", again) == whole
+    assert again.calls == []
+
+
+def test_noisy_points_are_measured_longer_and_say_why_they_stopped(tmp_path: Path) -> None:
+    class Noisy(KnownTarget):
+        def time_ms(self, tokens: int, count: int) -> list[float]:
+            self._noise = 0.2 if tokens == 150 else 0.001
+            return super().time_ms(tokens, count)
+
+    curve = sweep(tmp_path, Noisy(two_cliffs), point_seconds=0.4)
+    assert curve.at(150).stop_reason == "time limit"
+    assert curve.at(150).blocks > curve.at(170).blocks
+    assert curve.at(170).stop_reason == "interval"
+
+
+def test_a_point_that_stands_out_is_measured_again_and_kept(tmp_path: Path) -> None:
+    def with_fast_point(tokens: int) -> float:
+        return 9.0 if tokens == 144 else 10.0
+
+    target = KnownTarget(with_fast_point)
+    curve = sweep(tmp_path, target)
+    assert curve.at(144).median_ms == pytest.approx(9.0, rel=0.01)
+    assert curve.at(144).blocks > curve.at(150).blocks
+    assert 144 in suspicious(curve)
+
+
+def test_confirming_measures_the_choice_and_the_baseline_in_turn(tmp_path: Path) -> None:
+    target = KnownTarget(two_cliffs)
+    with Journal(tmp_path, {}) as journal:
+        run = Sweep(Grid(TOKENS), target, journal, Silent())
+        before = run.run().at(128).blocks
+        start = len(target.blocks())
+        after = run.confirm(128).at(128).blocks
+        assert target.blocks()[start:] == [197, 128] * (after - before)
+        assert run.confirm(128).at(128).blocks == after, "confirmed once is confirmed"
+
+
+def test_scaling_leaves_a_steady_machines_samples_alone() -> None:
+    visits = [Visit(0, tokens, (10.0, 10.0)) for tokens in (197, 150, 140, 197, 130, 197)]
+    assert scaled(visits, 197) == [(10.0, 10.0)] * 6
+
+
+def test_two_points_and_one_are_a_curve_too(tmp_path: Path) -> None:
+    assert len(sweep(tmp_path / "two", KnownTarget(two_cliffs), (197, 150)).points) == 2
+    single = sweep(tmp_path / "one", KnownTarget(two_cliffs), (197,))
+    assert staircase.fit(single).efficient == (197,)

@@ -1,0 +1,282 @@
+"""The command as a user types it, on the embedded demo: files, figures, errors, interruption."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pomt_edge import Plan, cli, demo, reduce_model
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--grid-stride", "35", "--grid-stop", "22", "--point-seconds", "0.05", "--images", "96"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """One run by the script of the checkout: its folder, standard output and standard error."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    command = [sys.executable, "offline_compute.py", "--bs", "4", *QUICK, "--max-drop", "60", "--out", str(out), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout, done.stderr
+
+
+def test_json_is_the_plan_alone_on_standard_output(finished: tuple[Path, str, str]) -> None:
+    out, stdout, stderr = finished
+    assert json.loads(stdout) == json.loads((out / "plan.json").read_text())
+    assert "Report:" in stderr and "report.html" in stderr
+
+
+def test_the_plan_has_what_a_deployment_needs(finished: tuple[Path, str, str]) -> None:
+    plan = Plan.load(finished[0] / "plan.json")
+    assert (plan.model, plan.method, plan.engine, plan.precision, plan.batch_size) == ("demo", "pomt", "torch", "fp32", 4)
+    assert plan.verdict == "prune" and plan.image_px == 28 and plan.limits == {"max_drop": 60}
+    assert plan.tokens_in - plan.removed == plan.tokens_out and sum(plan.schedule) == plan.removed == plan.schedule[3]
+    assert plan.speedup_low < plan.speedup < plan.speedup_high and plan.speedup_low > 1
+    assert plan.speedup == pytest.approx(plan.baseline_ms / plan.predicted_ms)
+    assert plan.drop_high is not None and plan.drop_high <= 60
+    required = "schema because baseline_percent predicted_percent drop drop_low drop_high device"
+    assert set(required.split()) <= json.loads((finished[0] / "plan.json").read_text()).keys()
+
+
+def test_the_tables_hold_what_the_plan_says(finished: tuple[Path, str, str]) -> None:
+    out = finished[0]
+    plan = Plan.load(out)
+    curve = {int(row["tokens"]): row for row in rows(out / "curve.csv")}
+    assert list(next(iter(curve.values()))) == ["tokens", "median_ms", "low_ms", "high_ms", "samples", "stop_reason"]
+    assert list(curve) == [197, 162, 127, 92, 57, 22]
+    assert float(curve[197]["median_ms"]) == pytest.approx(plan.baseline_ms, rel=1e-4)
+    assert float(curve[plan.tokens_out]["median_ms"]) == pytest.approx(plan.predicted_ms, rel=1e-4)
+    accuracy = {int(row["tokens"]): row for row in rows(out / "accuracy.csv")}
+    assert list(next(iter(accuracy.values()))) == ["tokens", "percent", "low", "high", "images"]
+    assert plan.predicted_percent == pytest.approx(float(accuracy[plan.tokens_out]["percent"]), rel=1e-4)
+    assert {row["images"] for row in accuracy.values()} == {"96"}
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["device"] == "cpu" and environment["versions"]["torch"] == torch.__version__
+    assert "<svg" in (out / "report.html").read_text()
+
+
+def test_the_plan_reduces_the_model_as_the_readme_shows(finished: tuple[Path, str, str]) -> None:
+    plan = Plan.load(finished[0] / "plan.json")
+    reduced = reduce_model(demo.build_model(), plan)
+    with torch.inference_mode():
+        tokens = reduced.forward_features(torch.zeros(2, 3, 28, 28))
+    assert tokens.shape == (2, plan.tokens_out, 96)
+
+
+def test_a_finished_run_is_not_measured_again_and_its_limits_may_change(
+    finished: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = finished[0]
+    before = (out / "measurements.jsonl").read_text().count('"ms"')
+    assert cli.run(["--bs", "4", *QUICK, "--budget-ms", "1e6", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "keep"
+    assert cli.run(["--bs", "4", *QUICK, "--budget-ms", "1e-3", "--out", str(out), "--json"]) == cli.UNREACHABLE
+    assert json.loads(capsys.readouterr().out)["verdict"] == "unreachable"
+    assert (out / "measurements.jsonl").read_text().count('"ms"') == before
+
+
+def test_another_configuration_is_refused_and_nothing_is_lost(
+    finished: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = finished[0]
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert cli.run(["--bs", "2", *QUICK, "--out", str(out)]) == 2
+    assert "batch_size is 4 there, 2 now" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_latency_alone_claims_no_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "deit_tiny", "--image-size", "64", "--grid-stride", "4", "--point-seconds", "0.02"]
+    assert cli.run([*options, "--out", str(tmp_path), "--json"]) == 0
+    printed = capsys.readouterr()
+    plan = json.loads(printed.out)
+    assert plan["predicted_percent"] is None and plan["limits"] == {"keep": 0.7}
+    assert plan["tokens_in"] == 17 and plan["tokens_out"] >= 12
+    assert "Random weights" in printed.err and "Accuracy was not measured" in printed.err
+    assert rows(tmp_path / "accuracy.csv") == []
+
+
+def test_agreement_is_never_called_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(4):
+        Image.new("RGB", (40, 40), (60 * index, 90, 200)).save(folder / f"{index}.jpg")
+    (folder / "broken.jpg").write_bytes(b"")
+    save_file(demo_state(), tmp_path / "w.safetensors")
+    options = ["--unlabelled", "--data", str(folder), "--weights", str(tmp_path / "w.safetensors"), "--num-classes", "10"]
+    options += ["--normalize", "0.5,0.5", "--crop-pct", "1.0", "--interpolation", "bilinear", "--image-size", "64"]
+    small = ["--model", "deit_tiny", "--grid-stride", "5", "--point-seconds", "0.02", "--accuracy-grid", "full"]
+    assert cli.run([*small, *options, "--out", str(tmp_path / "out"), "--json"]) == 0
+    printed = capsys.readouterr()
+    plan = json.loads(printed.out)
+    assert plan["measure"] == "agreement" and plan["baseline_percent"] == 100
+    assert "broken.jpg" in printed.err and "agreement" in printed.err and "accuracy" not in printed.err.lower()
+    assert "accuracy" not in (tmp_path / "out" / "report.html").read_text().lower().replace("accuracy_grid", "")
+
+
+def demo_state() -> dict[str, torch.Tensor]:
+    import timm
+
+    torch.manual_seed(1)
+    return timm.create_model("deit_tiny_patch16_224", num_classes=10, img_size=64).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "deit_smal1"], "unknown; the nearest: "),
+        (["--model", "vit_base"], "ambiguous"),
+        (["--model", "resnet18"], "supported: timm's VisionTransformer"),
+        (["--bs", "0"], "--bs 0 is out of range: expected 1 to"),
+        (["--bs", "four"], "--bs"),
+        (["--max-drop", "-1"], "--max-drop -1 is out of range"),
+        (["--grid-stop", "300"], "--grid-stop 300 is out of range: demo can keep 3 to 197 tokens"),
+        (["--grid-start", "50", "--grid-stop", "90"], "--grid-start 50 is below --grid-stop 90"),
+        (["--block", "8"], "block 8 is past the depth: the model has 8 blocks, 0 to 7"),
+        (["--max-drop", "1", "--budget-ms", "3"], "exclude each other"),
+        (["--model", "deit_tiny", "--max-drop", "1"], "--max-drop needs images"),
+        (["--model", "deit_tiny", "--unlabelled"], "--unlabelled needs images"),
+        (["--data", "absent"], "--data absent: no such folder"),
+        (["--model", "deit_tiny", "--weights", "absent.pth"], "no such file"),
+        (["--weights", "README.md"], "the embedded demo has its own weights"),
+        (["--normalize", "0.5"], "expected MEAN,STD"),
+        (["--device", "tpu"], "expected cpu, cuda or cuda:N"),
+        (["--engine", "tensorflow"], "unknown engine 'tensorflow'; known: torch"),
+        (["--method", "pmot"], "unknown method 'pmot'; known: pomt"),
+        (["--precision", "fp8"], "expected one of fp32, fp16, bf16"),
+        (["--no-such-option"], "no-such-option"),
+        (["--out", "README.md/x"], "can't be written"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_gives_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert cli.run(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with CUDA can't show its absence")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_asked_for_and_absent(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--device", device]) == 2
+    assert f"--device {device}: no CUDA device is usable here" in capsys.readouterr().err
+
+
+def test_empty_data_is_an_error_and_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    assert cli.run(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
+    assert "no images in class folders" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_and_version_wait_for_neither_torch_nor_timm() -> None:
+    heavy = "('torch', 'torchvision', 'timm', 'numpy', 'scipy', 'PIL', 'jinja2')"
+    for option, shown in (("--help", "--max-drop"), ("--version", "pomt-edge ")):
+        code = f"import sys; from pomt_edge import cli; cli.run([{option!r}]); print([m for m in {heavy} if m in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert shown in done.stdout and done.stdout.strip().endswith("[]")
+
+
+def test_the_input_probe_is_labelled_and_has_its_own_accuracy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {}
+    for probe in ("block", "input"):
+        out = tmp_path / probe
+        options = [*QUICK, "--grid-stride", "100", "--accuracy-grid", "full", "--probe", probe, "--max-drop", "90"]
+        assert cli.run([*options, "--out", str(out), "--json"]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["probe"] == probe
+        assert ("The paper's probe" in printed.err) == (probe == "input")
+        figures[probe] = rows(out / "accuracy.csv")[-1]["percent"]
+    assert figures["block"] != figures["input"]
+
+
+class Killed:
+    """A run that is killed again and again until it is done."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.log = out.parent / "log"
+        options = ["--grid-stride", "10", "--point-seconds", "0.1", "--images", "64", "--accuracy-grid", "full"]
+        self.command = [sys.executable, "offline_compute.py", "--bs", "4", *options, "--out", str(out)]
+
+    def measured(self) -> list[dict[str, Any]]:
+        path = self.out / "measurements.jsonl"
+        lines = path.read_text().split("\n")[1:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def kill_after(self, more: int) -> int:
+        """Start, wait for so many more measurements, kill -9; returns the exit code."""
+        before = len(self.measured())
+        with open(self.log, "a") as log:
+            process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=log)
+        while process.poll() is None and len(self.measured()) < before + more:
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.03))
+        process.kill()
+        return process.wait()
+
+
+def test_kill_9_at_ten_random_moments_loses_at_most_one_point(tmp_path: Path) -> None:
+    run = Killed(tmp_path / "cut" / "out")
+    run.out.parent.mkdir()
+    kept: list[dict[str, Any]] = []
+    for _ in range(10):
+        code = run.kill_after(random.randint(1, 12))
+        assert code == -signal.SIGKILL, run.log.read_text()
+        assert run.measured()[: len(kept)] == kept, "what was on disk is still there, and was not measured again"
+        kept = run.measured()
+    assert subprocess.run(run.command, cwd=ROOT, check=False, capture_output=True).returncode == 0
+    whole = Killed(tmp_path / "whole" / "out")
+    whole.out.parent.mkdir()
+    assert subprocess.run(whole.command, cwd=ROOT, check=False, capture_output=True).returncode == 0
+
+    first_rounds = [[(entry["round"], entry["tokens"]) for entry in r.measured() if entry.get("round", 9) < 3] for r in (run, whole)]
+    assert first_rounds[0] == first_rounds[1]
+    assert rows(run.out / "accuracy.csv") == rows(whole.out / "accuracy.csv")
+    assert [row["tokens"] for row in rows(run.out / "curve.csv")] == [row["tokens"] for row in rows(whole.out / "curve.csv")]
+    assert sorted(os.listdir(run.out)) == sorted(os.listdir(whole.out))
+    timing = {"baseline_ms", "predicted_ms", "speedup", "speedup_low", "speedup_high", "because"}
+    plans = [json.loads((r.out / "plan.json").read_text()) for r in (run, whole)]
+    assert plans[0].keys() == plans[1].keys()
+    if plans[0]["tokens_out"] == plans[1]["tokens_out"]:
+        assert {k: v for k, v in plans[0].items() if k not in timing} == {k: v for k, v in plans[1].items() if k not in timing}
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "offline_compute.py", "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not (out / "measurements.jsonl").exists() or (out / "measurements.jsonl").read_text().count("\n") < 3:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    assert stderr.strip().splitlines()[-1].startswith("error: interrupted") and f"--out {out}" in stderr
+    assert "Traceback" not in stderr
