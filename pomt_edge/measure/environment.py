@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pomt_edge import __version__
+from pomt_edge import __version__, profiles
 from pomt_edge.engines import Setting
 from pomt_edge.engines._allocator import ENVIRONMENT, keep_memory
 from pomt_edge.records import Environment
@@ -50,12 +50,14 @@ def device_name(device: str) -> str:
 
 def _cuda_details(device: str) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(device)
+    profile = profiles.recognise(properties.name)
     return {
         "cuda": torch.version.cuda,
         "compute_capability": f"{properties.major}.{properties.minor}",
         "sm_count": properties.multi_processor_count,
         "memory_mib": properties.total_memory // 2**20,
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "profile": profile.id if profile else "none",
     }
 
 

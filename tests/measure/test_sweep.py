@@ -56,14 +56,18 @@ def test_a_machine_that_changes_speed_does_not_move_the_steps(tmp_path: Path) ->
 
 def test_an_interrupted_sweep_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
     class Interrupted(KnownTarget):
+        last_call = 0
+
         def time_ms(self, tokens: int, count: int) -> list[float]:
-            if len(self.calls) == limit:
+            if len(self.calls) == self.last_call:
                 raise KeyboardInterrupt
             return super().time_ms(tokens, count)
 
     for limit in (40, 333, 90):
+        target = Interrupted(two_cliffs, noise=0)
+        target.last_call = limit
         with pytest.raises(KeyboardInterrupt):
-            sweep(tmp_path / "cut", Interrupted(two_cliffs, noise=0))
+            sweep(tmp_path / "cut", target)
     resumed = sweep(tmp_path / "cut", KnownTarget(two_cliffs, noise=0))
     whole = sweep(tmp_path / "whole", KnownTarget(two_cliffs, noise=0))
     assert resumed == whole
