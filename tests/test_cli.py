@@ -301,7 +301,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "offline_compute.py", "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    while not (out / "measurements.jsonl").exists() or (out / "measurements.jsonl").read_text().count("\n") < 3:
+    journal = out / "measurements.jsonl"
+    while not journal.exists() or journal.read_text().count("\n") < 3:
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 
@@ -85,7 +84,7 @@ class TimmVit:
     def read(self, model: nn.Module, tokens: Tensor, sizes: Tensor | None, pre_logits: bool = False) -> Tensor:
         vit = cast(VisionTransformer, model)
         if sizes is not None and self.reads_sizes(model):
-            first = 0 if vit.pool_include_prefix else vit.num_prefix_tokens
+            first = 0 if getattr(vit, "pool_include_prefix", False) else vit.num_prefix_tokens
             # Scaled by its share of the mean size, the plain mean that follows becomes the size-weighted one.
             shares = sizes / sizes[:, first:].mean(dim=1, keepdim=True)
             tokens = tokens * shares.to(tokens.dtype).unsqueeze(-1)
