@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from types import TracebackType
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -90,30 +92,35 @@ def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
 
 def _table(result: Result, title: str) -> Table:
     measure = result.accuracy.measure if result.accuracy else None
-    table = Table(title=title, title_justify="left")
-    for heading in ("tokens", "latency ms (95 %)", "speedup"):
-        table.add_column(heading, justify="right")
-    if measure:
-        table.add_column(f"{measure} %", justify="right")
-        table.add_column("points lost (95 %)", justify="right")
-    table.add_column("")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("tokens", no_wrap=True)
+    headings = ["latency ms (95 %)", "speedup"]
+    headings += [f"{measure} %", "points lost (95 %)"] if measure else []
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     accuracies = {point.tokens: point for point in result.accuracy.points} if result.accuracy else {}
     for point in _rows(result):
+        latency = _with_interval(point.median_ms, point.low_ms, point.high_ms, _decimals(point.median_ms))
         row = [
-            str(point.tokens),
-            f"{point.median_ms:.3f} ({point.low_ms:.3f} to {point.high_ms:.3f})",
+            f"{point.tokens:4d} {_remark(result, point.tokens)}",
+            latency,
             f"{result.curve.baseline.median_ms / point.median_ms:.2f}x",
         ]
         if measure:
             known = accuracies.get(point.tokens)
-            row += (
-                [f"{known.percent:.1f}", f"{known.drop:.1f} ({known.drop_low:.1f} to {known.drop_high:.1f})"]
-                if known
-                else ["", ""]
-            )
-        row.append(_remark(result, point.tokens))
+            row += [f"{known.percent:.1f}" if known else ""]
+            row += [_with_interval(known.drop, known.drop_low, known.drop_high, 1) if known else ""]
         table.add_row(*row, style="bold" if point.tokens == result.plan.tokens_out else None)
     return table
+
+
+def _with_interval(value: float, low: float, high: float, decimals: int) -> str:
+    return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+
+
+def _decimals(milliseconds: float) -> int:
+    """So many that four digits count."""
+    return min(max(3 - math.floor(math.log10(milliseconds)), 0), 6) if milliseconds > 0 else 3
 
 
 def _rows(result: Result) -> list[LatencyPoint]:
@@ -128,9 +135,6 @@ def _rows(result: Result) -> list[LatencyPoint]:
 
 
 def _remark(result: Result, tokens: int) -> str:
-    remarks = []
     if tokens == result.curve.baseline.tokens:
-        remarks.append("unreduced")
-    if tokens == result.plan.tokens_out and result.plan.verdict == "prune":
-        remarks.append("chosen")
-    return ", ".join(remarks)
+        return "(all)"
+    return "chosen" if tokens == result.plan.tokens_out else ""

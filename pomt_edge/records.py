@@ -188,7 +188,7 @@ class Staircase(Record):
     segments: tuple[Segment, ...]
     steps: tuple[Step, ...]
     efficient: tuple[int, ...]
-    """Counts for which no larger count is as fast within the intervals, most tokens first."""
+    """Counts for which no larger count of the set is as fast within the intervals, most tokens first."""
 
 
 @dataclass(frozen=True)

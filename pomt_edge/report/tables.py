@@ -226,6 +226,7 @@ def drift_text(result: Result) -> str:
         f"The baseline was measured {times} through the sweep, between {number(min(anchors), digits)} and "
         f"{number(max(anchors), digits)} ms."
         f"{drift if finite(result.curve.drift_percent) else ''}"
+        " Every block is scaled by the baseline measured around it, so that the counts compare."
     )
 
 

@@ -155,14 +155,13 @@ def test_a_choice_that_is_not_faster_when_measured_again_is_not_made() -> None:
     assert settled(STAIRS, Decision(160, "prune", "it is so")).tokens == 160
 
 
-def test_a_wide_interval_does_not_deny_the_smaller_counts_their_place() -> None:
+def test_a_gentle_slope_is_resolved_by_the_tread_where_points_alone_would_not_do() -> None:
     rng = np.random.default_rng(0)
     line = {tokens: 2 + tokens / 20 for tokens in range(197, 97, -1)}
     points = []
     for tokens, ms in line.items():
-        half = 3.0 if tokens == 180 else 0.4
         seen = ms + 0.1 * rng.standard_normal()
-        points.append(LatencyPoint(tokens, seen, seen - half, seen + half, 30, 3, "interval"))
+        points.append(LatencyPoint(tokens, seen, seen - 0.4, seen + 0.4, 30, 3, "interval"))
     assert len(efficient(points)) <= 8
     refined = narrowed(points, list(line.values()), [0.01] * len(points))
     assert len(efficient(refined)) > 90

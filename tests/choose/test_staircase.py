@@ -301,9 +301,24 @@ def points(drawn: dict[int, tuple[float, float, float]]) -> tuple[LatencyPoint, 
 
 @given(DRAWN)
 def test_efficient_is_its_definition(drawn: dict[int, tuple[float, float, float]]) -> None:
+    """A count is in the set if, and only if, every larger count of the set is surely slower."""
     measured = points(drawn)
-    wanted = [n.tokens for n in measured if all(m.low_ms > n.high_ms for m in measured if m.tokens > n.tokens)]
-    assert efficient(measured) == tuple(sorted(wanted, reverse=True))
+    kept = efficient(measured)
+    for n in measured:
+        larger = [m for m in measured if m.tokens in kept and m.tokens > n.tokens]
+        assert (n.tokens in kept) == all(m.low_ms > n.high_ms for m in larger)
+
+
+@given(DRAWN)
+def test_a_count_that_beats_all_larger_ones_is_efficient(drawn: dict[int, tuple[float, float, float]]) -> None:
+    measured = points(drawn)
+    best = {n.tokens for n in measured if all(m.low_ms > n.high_ms for m in measured if m.tokens > n.tokens)}
+    assert best <= set(efficient(measured))
+
+
+def test_one_badly_measured_count_does_not_hide_the_faster_ones_below_it() -> None:
+    drawn = {197: (10.0, 0.001, 0.001), 180: (9.8, 0.4, 0.4), 160: (9.0, 0.001, 0.001), 128: (8.0, 0.001, 0.001)}
+    assert efficient(points(drawn)) == (197, 160, 128)
 
 
 @given(DRAWN)
