@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import timm
 import torch
 from torch import nn
 
-from pomt_edge import catalogue
+from pomt_edge import __version__, catalogue
 from pomt_edge.choose import plan as planning
 from pomt_edge.choose import staircase
 from pomt_edge.engines import ENGINES, Engine, Setting
@@ -35,8 +37,8 @@ from pomt_edge.report import files
 from pomt_edge.request import DEFAULT_IMAGES, Request
 from pomt_edge.targets.local import LocalTarget, Variant
 
-CONFIRMED_CHOICES = 4
-"""Choices that are measured again at most, should each turn out otherwise than it looked."""
+CONFIRMED_CHOICES = 6
+"""Choices that are measured again, should each turn out otherwise than it looked; then one of them is taken."""
 
 
 def run(request: Request, progress: Progress) -> tuple[Result, Path]:
@@ -84,7 +86,9 @@ class _Job:
             "device_name": environment.device_name(setting.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "tokens": [self.tokens[0], self.tokens[-1], request.grid_stride],
+            "timm": timm.__version__,
+            "pomt_edge": __version__,
+            "grid": f"{self.tokens[:2]} to {self.tokens[-1]} by {request.grid_stride}",
             **dataclasses.asdict(self.preprocessing),
         }
         for name in ("batch_size", "engine", "precision", "method", "block", "probe", "seed"):
@@ -92,13 +96,14 @@ class _Job:
         for name in ("interval_percent", "point_seconds", "unlabelled"):
             facts[name] = getattr(request, name)
         facts["data"] = str(request.data.resolve()) if request.data else None
-        facts["images"] = len(self.images.pixels) if self.images else None
+        facts["images"] = self.images.fingerprint if self.images else None
         return facts
 
 
 def _prepare(request: Request, progress: Progress) -> _Job:
     engine = cast(Engine, catalogue.load(ENGINES, request.engine, "engine"))
     device = _device(request)
+    _check_writable(request.out)
     if request.threads:
         torch.set_num_threads(request.threads)
     method.load(request.method)
@@ -128,7 +133,16 @@ def _device(request: Request) -> str:
 
     device = torch_engine.default_device() if request.device == "auto" else request.device
     torch_engine.check_device(device)
-    return device
+    return "cuda:0" if device == "cuda" else device
+
+
+def _check_writable(out: Path | None) -> None:
+    """Say so before weights are fetched and images are read; the folder itself is made once all is settled."""
+    if out is None:
+        return
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out {out}: can't be written ({there} is no folder that may be); give another folder")
 
 
 def _classes(model: nn.Module) -> int:
@@ -238,16 +252,18 @@ def _decide(job: _Job, sweep: Sweep, accuracy: Accuracy | None) -> tuple[Latency
     confirmed: set[int] = set()
     while True:
         fitted = staircase.fit(curve)
+        candidates = fitted.efficient
+        if len(confirmed) == CONFIRMED_CHOICES:
+            candidates = tuple(tokens for tokens in candidates if tokens in confirmed or tokens == job.tokens[0])
         decision = planning.decide(
             curve,
-            fitted.efficient,
+            candidates,
             job.request.limits,
             accuracy.at if accuracy else None,
             accuracy.known() if accuracy else (),
         )
-        known = decision.verdict != "prune" or decision.tokens in confirmed
-        if known or len(confirmed) == CONFIRMED_CHOICES:
-            return curve, fitted, planning.settled(curve, decision)
+        if decision.verdict != "prune" or decision.tokens in confirmed:
+            return curve, fitted, planning.settled(curve, decision, job.request.limits)
         confirmed.add(decision.tokens)
         curve = sweep.confirm(decision.tokens)
 

@@ -116,6 +116,8 @@ class Preprocessing(Record):
     crop_pct: float
     """Share of the shorter side that the centre crop keeps."""
     interpolation: str
+    crop_mode: str = "center"
+    """As timm has it: 'center', 'squash' (no part is cut off, the aspect is) or 'border'."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,13 @@ class Plan(Record):
     probe: str = "block"
     num_classes: int | None = None
     schema: int = SCHEMA
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Plan:
+        plan = super().from_dict(data)
+        if plan.schema > SCHEMA:
+            raise RecordError(f"Plan.schema is {plan.schema}, this version reads up to {SCHEMA}: update pomt-edge")
+        return plan
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:

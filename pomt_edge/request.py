@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,8 @@ class Request:
             values = tuple(float(part) for part in self.normalize.split(","))
         except ValueError:
             values = ()
-        if len(values) not in (2, 6) or not all(std > 0 for std in values[len(values) // 2 :]):
+        usable = all(map(math.isfinite, values)) and all(std > 0 for std in values[len(values) // 2 :])
+        if len(values) not in (2, 6) or not usable:
             raise UserError(
                 f"--normalize {self.normalize}: expected MEAN,STD such as 0.5,0.5 (or three of each: r,g,b,r,g,b)"
             )
@@ -88,8 +90,10 @@ class Request:
         self._check_data()
         if len([value for value in (self.max_drop, self.budget_ms, self.alpha) if value is not None]) > 1:
             raise UserError("--max-drop, --budget-ms and --alpha exclude each other: each is a way to choose; give one")
-        if self.mean_and_std is not None and self.model == demo.NAME and self.data is None:
-            raise UserError("--normalize: the embedded demo has its own; leave it out, or give --data")
+        own = {"--normalize": self.mean_and_std, "--crop-pct": self.crop_pct, "--interpolation": self.interpolation}
+        given = [option for option, value in own.items() if value is not None]
+        if given and self.model == demo.NAME and self.data is None:
+            raise UserError(f"the embedded demo's images are ready as they are; leave out {given[0]}, or give --data")
 
     def _check_ranges(self) -> None:
         _in_range("--bs", self.batch_size, 1, 65536)

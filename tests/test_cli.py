@@ -157,6 +157,10 @@ def test_agreement_is_never_called_accuracy(tmp_path: Path, capsys: pytest.Captu
     assert "broken.jpg" in printed.err and "agreement" in printed.err and "accuracy" not in printed.err.lower()
     assert "accuracy" not in (tmp_path / "out" / "report.html").read_text().lower().replace("accuracy_grid", "")
 
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(folder / "0.jpg")
+    assert cli.run([*small, *options, "--out", str(tmp_path / "out")]) == 2
+    assert "images is '4 images, sha256:" in capsys.readouterr().err, "other images are another measurement"
+
 
 def demo_state() -> dict[str, torch.Tensor]:
     import timm
@@ -184,6 +188,8 @@ def demo_state() -> dict[str, torch.Tensor]:
         (["--model", "deit_tiny", "--weights", "absent.pth"], "no such file"),
         (["--weights", "README.md"], "the embedded demo has its own weights"),
         (["--normalize", "0.5"], "expected MEAN,STD"),
+        (["--normalize", "nan,1"], "expected MEAN,STD"),
+        (["--crop-pct", "0.9"], "leave out --crop-pct"),
         (["--device", "tpu"], "expected cpu, cuda or cuda:N"),
         (["--engine", "tensorflow"], "unknown engine 'tensorflow'; known: torch"),
         (["--method", "pmot"], "unknown method 'pmot'; known: pomt"),
@@ -249,6 +255,7 @@ class Killed:
         self.out = out
         self.log = out.parent / "log"
         options = ["--grid-stride", "10", "--point-seconds", "0.1", "--images", "64", "--accuracy-grid", "full"]
+        options += ["--max-drop", "60"]
         self.command = [sys.executable, "offline_compute.py", "--bs", "4", *options, "--out", str(out)]
 
     def measured(self) -> list[dict[str, Any]]:
@@ -261,11 +268,24 @@ class Killed:
         before = len(self.measured())
         with open(self.log, "a") as log:
             process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=log)
-        while process.poll() is None and len(self.measured()) < before + more:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(self.measured()) < before + more and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(random.uniform(0, 0.03))
         process.kill()
         return process.wait()
+
+    def kill_in_the_confirming_round(self) -> None:
+        """Start, and kill -9 once the choice is being measured again."""
+        with open(self.log, "a") as log:
+            process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if sum(entry.get("round", 0) >= 1000 for entry in self.measured()) > 3:
+                break
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, self.log.read_text()
 
 
 def test_kill_9_at_ten_random_moments_loses_at_most_one_point(tmp_path: Path) -> None:
@@ -273,17 +293,25 @@ def test_kill_9_at_ten_random_moments_loses_at_most_one_point(tmp_path: Path) ->
     run.out.parent.mkdir()
     kept: list[dict[str, Any]] = []
     for _ in range(10):
-        code = run.kill_after(random.randint(1, 12))
+        code = run.kill_after(random.randint(1, 8))
         assert code == -signal.SIGKILL, run.log.read_text()
         assert run.measured()[: len(kept)] == kept, "what was on disk is still there, and was not measured again"
         kept = run.measured()
+    run.kill_in_the_confirming_round()
     assert subprocess.run(run.command, cwd=ROOT, check=False, capture_output=True).returncode == 0
     whole = Killed(tmp_path / "whole" / "out")
     whole.out.parent.mkdir()
     assert subprocess.run(whole.command, cwd=ROOT, check=False, capture_output=True).returncode == 0
 
     # What is measured in the first rounds follows from the seed, whatever the timings.
-    first, second = ([(e["round"], e["tokens"]) for e in r.measured() if e.get("round", 9) < 3] for r in (run, whole))
+    first, second = (
+        [
+            (entry["round"], entry["tokens"])
+            for entry in one.measured()
+            if entry.get("round", 9) < 3 and not entry["frames"]
+        ]
+        for one in (run, whole)
+    )
     assert first == second
     assert rows(run.out / "accuracy.csv") == rows(whole.out / "accuracy.csv")
     counts = [[row["tokens"] for row in rows(r.out / "curve.csv")] for r in (run, whole)]

@@ -66,9 +66,12 @@ def decide(
     return _by_drop(full, faster, limits.max_drop, accuracy_at, known)
 
 
-def settled(curve: LatencyCurve, decision: Decision) -> Decision:
-    """The decision, or 'keep' where the count, measured again, is not surely faster than the unreduced model."""
-    if decision.verdict != "prune":
+def settled(curve: LatencyCurve, decision: Decision, limits: Limits) -> Decision:
+    """The decision, or 'keep' where the count, measured again, is not surely faster than the unreduced model.
+
+    A budget is met or not, whatever the gain.
+    """
+    if decision.verdict != "prune" or limits.budget_ms is not None:
         return decision
     speedup, low, high = _speedup(curve, decision.tokens)
     if low > 1:

@@ -26,6 +26,8 @@ def fastest_within_drop(
         known: accuracies measured before, at any counts.
     """
 
+    known = list(known)
+
     def fits(index: int) -> bool:
         return accuracy_at(candidates[index]).drop_high <= max_drop
 
@@ -39,15 +41,16 @@ def fastest_within_drop(
     while index < len(candidates) and failures <= NEIGHBOURS:
         good, failures = (index, 0) if fits(index) else (good, failures + 1)
         index += 1
+    measured = {point.tokens for point in known if point.drop_high <= max_drop}
+    good = max([good, *(index for index, tokens in enumerate(candidates) if tokens in measured)])
     return candidates[good] if good >= 0 else None
 
 
-def _bracket(candidates: Sequence[int], max_drop: float, known: Iterable[AccuracyPoint]) -> tuple[int, int]:
+def _bracket(candidates: Sequence[int], max_drop: float, known: Sequence[AccuracyPoint]) -> tuple[int, int]:
     """Indices between which the boundary lies, were accuracy monotone: the last that fits, the first that doesn't."""
-    points = list(known)
-    failed = max((point.tokens for point in points if point.drop_high > max_drop), default=-1)
+    failed = max((point.tokens for point in known if point.drop_high > max_drop), default=-1)
     fitted = min(
-        (point.tokens for point in points if failed < point.tokens and point.drop_high <= max_drop), default=None
+        (point.tokens for point in known if failed < point.tokens and point.drop_high <= max_drop), default=None
     )
     bad = next((index for index, tokens in enumerate(candidates) if tokens <= failed), len(candidates))
     good = -1
@@ -59,18 +62,17 @@ def _bracket(candidates: Sequence[int], max_drop: float, known: Iterable[Accurac
 def most_accurate_within_budget(
     points: Sequence[LatencyPoint], efficient: Sequence[int], budget_ms: float, accuracy_at: AccuracyAt | None
 ) -> int | None:
-    """The most accurate count whose latency interval is within the budget, or None.
+    """The most accurate efficient count whose latency interval is within the budget, or None.
 
     More tokens are as a rule more accurate, so the largest count within the budget wins unless one of the next
-    efficient ones is better beyond both intervals. Without accuracy the largest count is the answer.
+    ones is better beyond both intervals. Without accuracy the largest count is the answer.
     """
-    within = [point.tokens for point in points if point.high_ms <= budget_ms]
+    within = [point.tokens for point in points if point.high_ms <= budget_ms and point.tokens in efficient]
     if not within:
         return None
-    best = max(within)
+    best, *rivals = sorted(within, reverse=True)[: 1 + NEIGHBOURS]
     if accuracy_at is None:
         return best
-    rivals = [tokens for tokens in efficient if tokens < best and tokens in within][:NEIGHBOURS]
     for rival in rivals:
         if accuracy_at(rival).drop_high < accuracy_at(best).drop_low:
             best = rival

@@ -38,7 +38,7 @@ def check_device(device: str) -> None:
         raise UserError(
             f"--device {device}: no CUDA device is usable here (torch {torch.__version__}); try --device cpu"
         )
-    index = torch.device(device).index or 0
+    index = int(device.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
         raise UserError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, cuda:0 is the first")
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from pomt_edge.engines import Session
+from pomt_edge.errors import UserError
 from pomt_edge.measure.datasets import Images
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
@@ -80,7 +81,11 @@ class Accuracy:
         session = self._session(tokens)
         classes = []
         for batch in self._images.batches(self._preprocessing, BATCH):
-            classes.append(session.logits(batch).argmax(axis=1))
+            logits = session.logits(batch)
+            if not np.isfinite(logits).all():
+                # Their argmax would be class 0 for the unreduced and the reduced model alike: perfect agreement.
+                raise UserError(f"the logits at {tokens} tokens are not finite; try --precision fp32 (or bf16)")
+            classes.append(logits.argmax(axis=1))
             self._progress.advance()
         return np.concatenate(classes)
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import timm
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import v2
 
 from pomt_edge import demo
 from pomt_edge.errors import UserError
 from pomt_edge.records import Preprocessing
 
 Item = tuple[Path, int | None]
+Transform = Callable[[Image.Image], Any]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,14 @@ class Images:
     """int64 [images]; None where there are no classes."""
     skipped: tuple[str, ...]
     """Files that could not be read."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells whether two draws are the same images with the same labels in the same order."""
+        digest = hashlib.sha256(b"" if self.labels is None else self.labels.numpy().tobytes())
+        for image in self.pixels:
+            digest.update(image.numpy().tobytes())
+        return f"{len(self.pixels)} images, sha256:{digest.hexdigest()[:16]}"
 
     def batches(self, preprocessing: Preprocessing, size: int) -> Iterator[Tensor]:
         """Normalised float32 batches [B, 3, height, width], made one at a time: a board has little memory."""
@@ -52,15 +63,22 @@ def read_folder(
         raise UserError(f"--data {folder}: no such folder; expected {_layout(labelled)}")
     items = _labelled_items(folder, classes) if labelled else _unlabelled_items(folder)
     chosen = draw(items, count, seed)
+    pixels = torch.empty(len(chosen), 3, preprocessing.image_px, preprocessing.image_px, dtype=torch.uint8)
     transform = _transform(preprocessing)
+
+    def read(row: int) -> bool:
+        image = _read(chosen[row][0], transform)
+        if image is not None:
+            pixels[row] = image
+        return image is not None
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = list(pool.map(lambda item: _read(item[0], transform), chosen))
-    skipped = tuple(str(path) for (path, _), pixels in zip(chosen, read, strict=True) if pixels is None)
-    good = [(pixels, label) for (_, label), pixels in zip(chosen, read, strict=True) if pixels is not None]
-    if not good:
+        readable = torch.tensor(list(pool.map(read, range(len(chosen)))))
+    if not readable.any():
         raise UserError(f"--data {folder}: none of its {len(chosen)} images can be read")
-    labels = torch.tensor([label for _, label in good]) if labelled else None
-    return Images(torch.stack([pixels for pixels, _ in good]), labels, skipped)
+    skipped = tuple(str(path) for (path, _), good in zip(chosen, readable, strict=True) if not good)
+    labels = torch.tensor([label for _, label in chosen])[readable] if labelled else None
+    return Images(pixels if readable.all() else pixels[readable], labels, skipped)
 
 
 def read_demo(count: int, seed: int, labelled: bool) -> Images:
@@ -121,17 +139,24 @@ def _images_under(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
 
 
-def _transform(preprocessing: Preprocessing) -> v2.Compose:
+def _transform(preprocessing: Preprocessing) -> Transform:
+    """timm's own preparation for evaluation, up to the pixels: to uint8 [3, height, width]."""
     size = preprocessing.image_px
-    interpolation = v2.InterpolationMode(preprocessing.interpolation)
-    resized = int(size / preprocessing.crop_pct)
-    return v2.Compose([v2.Resize(resized, interpolation), v2.CenterCrop(size), v2.PILToTensor()])
+    transform: Transform = timm.data.create_transform(
+        input_size=(3, size, size),
+        use_prefetcher=True,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+    )
+    return transform
 
 
-def _read(path: Path, transform: v2.Compose) -> Tensor | None:
+def _read(path: Path, transform: Transform) -> Tensor | None:
     try:
         with Image.open(path) as image:
-            pixels: Tensor = transform(image.convert("RGB"))
-            return pixels
+            return torch.as_tensor(transform(image.convert("RGB")))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

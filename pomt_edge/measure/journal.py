@@ -65,13 +65,16 @@ class Journal:
             raise UserError(f"--out {self.path.parent}: another run is writing there; give another folder") from None
 
     def _read(self) -> list[dict[str, Any]]:
-        self._file.seek(0)
-        text = self._file.read()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            self._file.truncate(len(whole.encode()))
         try:
-            return [json.loads(line) for line in whole.splitlines()]
+            self._file.seek(0)
+            text = self._file.read()
+            whole = text[: text.rfind("\n") + 1]
+            entries = [json.loads(line) for line in whole.splitlines()]
+            if not all(isinstance(entry, dict) for entry in entries):
+                raise ValueError("a line is no object")
+            if whole != text:
+                self._file.truncate(len(whole.encode()))
+            return entries
         except ValueError:
             self._file.close()
             raise UserError(f"{self.path} is damaged; move it away or give another --out") from None

@@ -7,18 +7,22 @@ compared by ratios of interleaved runs. The samples as they were stay in the jou
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pomt_edge.measure import timing
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.records import LatencyCurve
 from pomt_edge.targets import Target
+
+FloatArray = NDArray[np.float64]
 
 BLOCK_MS = 40.0
 BLOCK_SAMPLES = (3, 25)
@@ -48,6 +52,10 @@ class Visit:
     round: int
     tokens: int
     block: timing.Block
+    segment: int = 0
+    """Visits of one segment followed each other without a pause; it begins and ends with the anchor."""
+    frames: bool = False
+    """An anchor that begins or ends a segment, beside the round's own visits."""
 
 
 class Sweep:
@@ -64,7 +72,9 @@ class Sweep:
         self._progress = progress
         self._warm = False
         self._visits = [
-            Visit(entry["round"], entry["tokens"], tuple(entry["ms"])) for entry in journal.entries if "ms" in entry
+            Visit(entry["round"], entry["tokens"], tuple(entry["ms"]), entry["segment"], entry["frames"])
+            for entry in journal.entries
+            if "ms" in entry
         ]
 
     @property
@@ -122,18 +132,26 @@ class Sweep:
 
     def _visit_all(self, orders: Mapping[int, Sequence[int]], title: str) -> None:
         total = sum(map(len, orders.values()))
-        done = Counter(visit.round for visit in self._visits)
+        done = Counter(visit.round for visit in self._visits if not visit.frames)
         done_in_all = sum(min(done[number], len(order)) for number, order in orders.items())
         if done_in_all == total:
             return
         self._progress.stage(title, total, done_in_all)
         self._warm_up_device()
+        segment = 1 + max((visit.segment for visit in self._visits), default=-1)
+        first = next(number for number, order in orders.items() if done[number] < len(order))
+        self._visit(first, self._anchor, segment, frames=True)
         for number, order in orders.items():
             for tokens in order[done[number] :]:
-                block = self._block(tokens)
-                self._journal.add({"round": number, "tokens": tokens, "ms": block})
-                self._visits.append(Visit(number, tokens, tuple(block)))
-                self._progress.advance(f"{tokens} tokens, {np.median(block):.4g} ms")
+                median = self._visit(number, tokens, segment)
+                self._progress.advance(f"{tokens} tokens, {median:.4g} ms")
+        self._visit(number, self._anchor, segment, frames=True)
+
+    def _visit(self, number: int, tokens: int, segment: int, frames: bool = False) -> float:
+        block = self._block(tokens)
+        self._journal.add({"round": number, "tokens": tokens, "segment": segment, "frames": frames, "ms": block})
+        self._visits.append(Visit(number, tokens, tuple(block), segment, frames))
+        return float(np.median(block))
 
     def _block(self, tokens: int) -> list[float]:
         """One visit: unrecorded forwards until they get no faster, then the samples."""
@@ -170,18 +188,31 @@ def _with_anchor(order: Iterable[int], anchor: int) -> Iterable[int]:
 def scaled(visits: Sequence[Visit], anchor: int) -> list[timing.Block]:
     """The visits' blocks, each at the anchor's typical speed: times the anchor's median over its value then.
 
-    The anchor's value at a visit is interpolated between the anchor's visits before and after. An anchor's own
-    block is held against its neighbours' alone, or its own noise would vanish.
+    The anchor's value at a visit is interpolated between the anchor's visits before and after in the same segment:
+    across a pause, or another process, the machine may have become another. An anchor's own block is held against
+    its neighbours' alone, or its own noise would vanish.
     """
-    places = np.array([place for place, visit in enumerate(visits) if visit.tokens == anchor])
-    if len(places) < 3:
+    anchors = [float(np.median(visit.block)) for visit in visits if visit.tokens == anchor]
+    if not anchors:
         return [visit.block for visit in visits]
-    values = np.log([np.median(visits[place].block) for place in places])
-    then = np.interp(np.arange(len(visits)), places, values)
-    then[places[1:-1]] = (values[:-2] + values[2:]) / 2
-    then[places[0]], then[places[-1]] = values[1], values[-2]
-    factors = np.exp(np.median(values) - then)
-    return [tuple(float(factor) * ms for ms in visit.block) for visit, factor in zip(visits, factors, strict=True)]
+    typical = float(np.median(np.log(anchors)))
+    factors: list[float] = []
+    for _, segment in itertools.groupby(visits, key=lambda visit: visit.segment):
+        factors += np.exp(typical - _anchor_then(list(segment), anchor, typical)).tolist()
+    return [tuple(factor * ms for ms in visit.block) for visit, factor in zip(visits, factors, strict=True)]
+
+
+def _anchor_then(segment: Sequence[Visit], anchor: int, typical: float) -> FloatArray:
+    """The logarithm of the anchor's value at each visit of a segment."""
+    places = np.array([place for place, visit in enumerate(segment) if visit.tokens == anchor])
+    if not len(places):
+        return np.full(len(segment), typical)
+    values = np.log([np.median(segment[place].block) for place in places])
+    then: FloatArray = np.interp(np.arange(len(segment)), places, values)
+    if len(places) > 1:
+        then[places[1:-1]] = (values[:-2] + values[2:]) / 2
+        then[places[0]], then[places[-1]] = values[1], values[-2]
+    return then
 
 
 def suspicious(curve: LatencyCurve) -> list[int]:

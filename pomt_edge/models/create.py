@@ -37,7 +37,7 @@ class Created:
     model: nn.Module
     preprocessing: Preprocessing
     weights: str
-    """Where the weights come from: 'random', 'pretrained', or the file's name and checksum."""
+    """Where the weights come from: 'random', 'pretrained' and timm's tag, 'embedded demo', or the file's checksum."""
 
 
 def create(wanted: Wanted) -> Created:
@@ -49,15 +49,16 @@ def create(wanted: Wanted) -> Created:
     if wanted.model == demo.NAME:
         return _embedded_demo(wanted)
     name = names.resolve(wanted.model, timm.list_models())
+    torch.manual_seed(0)
+    # As timm has it, and before anything is fetched: another family may not even take the options.
+    family_of(_untrained(name, Wanted(name)))
     if wanted.pretrained and wanted.weights is None:
-        model, source = _pretrained(name, wanted), "pretrained"
+        model, source = _pretrained(name, wanted)
     else:
-        torch.manual_seed(0)
         model, source = _untrained(name, wanted), "random"
-    family_of(model)
     if wanted.weights is not None:
         weights.load_into(model, wanted.weights)
-        source = f"{wanted.weights.name} sha256:{_sha256(wanted.weights)[:16]}"
+        source = f"sha256:{_sha256(wanted.weights)[:16]}"
     return Created(name, model.eval(), _preprocessing(model), source)
 
 
@@ -92,8 +93,8 @@ def _untrained(name: str, wanted: Wanted) -> nn.Module:
         raise UserError(f"timm can't make {name} with {_arguments(wanted) or 'its defaults'}: {error}") from error
 
 
-def _pretrained(name: str, wanted: Wanted) -> nn.Module:
-    trained = timm.get_pretrained_cfg(name.split(".")[0])
+def _pretrained(name: str, wanted: Wanted) -> tuple[nn.Module, str]:
+    trained = timm.get_pretrained_cfg(name)
     classes = trained.num_classes if trained else None
     if wanted.num_classes is not None and wanted.num_classes != classes:
         raise UserError(
@@ -104,7 +105,8 @@ def _pretrained(name: str, wanted: Wanted) -> nn.Module:
         raise UserError(f"the pretrained {name} has no classifier; give --weights FILE and --num-classes N")
     hub.go_offline_if_unreachable()
     try:
-        return timm.create_model(name, pretrained=True, **_arguments(wanted))
+        model = timm.create_model(name, pretrained=True, **_arguments(wanted))
+        return model, f"pretrained {trained.tag}"
     except Exception as error:  # each hub client and version fails with classes of its own
         reason = str(error).strip().split(". ")[0].split("\n")[0] or type(error).__name__
         raise UserError(
@@ -121,6 +123,7 @@ def _preprocessing(model: nn.Module) -> Preprocessing:
         std=tuple(map(float, config["std"])),
         crop_pct=float(config["crop_pct"]),
         interpolation=str(config["interpolation"]),
+        crop_mode=str(config["crop_mode"]),
     )
 
 

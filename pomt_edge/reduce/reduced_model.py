@@ -29,6 +29,7 @@ class ReducedModel(nn.Module):
         self.method = by
         self.schedule = tuple(removed)
         self.prefix = family.prefix_tokens(model)
+        self.tokens_in = family.token_count(model)
         self.track_sizes = any(self.schedule) and family.reads_sizes(model)
         self.training = model.training
 
@@ -49,6 +50,8 @@ class ReducedModel(nn.Module):
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor | None, dict[int, TokenMap]]:
         tokens = self.family.embed(self.model, images)
+        if any(self.schedule) and tokens.shape[1] != self.tokens_in:
+            raise UserError(f"the schedule is for {self.tokens_in} tokens, these images make {tokens.shape[1]}")
         sizes = token_map.ones(tokens) if self.track_sizes else None
         maps = {}
         depth = len(self.schedule)

@@ -151,8 +151,23 @@ def test_the_plan_says_what_the_curves_say() -> None:
 
 def test_a_choice_that_is_not_faster_when_measured_again_is_not_made() -> None:
     close = curve({197: 10.0, 160: 9.95})
-    assert settled(close, Decision(160, "prune", "it looked so")).verdict == "keep"
-    assert settled(STAIRS, Decision(160, "prune", "it is so")).tokens == 160
+    limits = Limits(max_drop=1)
+    assert settled(close, Decision(160, "prune", "it looked so"), limits).verdict == "keep"
+    assert settled(STAIRS, Decision(160, "prune", "it is so"), limits).tokens == 160
+
+
+def test_a_budget_that_the_unreduced_model_breaks_is_not_answered_by_keep() -> None:
+    lucky = curve({197: 10.0, 196: 9.99, 100: 5.0}, half=0.006)
+    limits = Limits(budget_ms=10.055)
+    decision = settled(lucky, choose(limits, None, lucky), limits)
+    assert (decision.verdict, decision.tokens) == ("prune", 100)
+
+
+def test_where_every_accuracy_is_known_the_fastest_that_fits_is_found() -> None:
+    """However often accuracy goes down and up on the way."""
+    counts = list(range(190, 100, -10))
+    accuracy = Known(lambda tokens: 3.0 if tokens in (180, 170, 160) else 0.1 if tokens >= 140 else 5.0)
+    assert search.fastest_within_drop(counts, 1.0, accuracy, [accuracy(tokens) for tokens in counts]) == 140
 
 
 def test_a_gentle_slope_is_resolved_by_the_tread_where_points_alone_would_not_do() -> None:

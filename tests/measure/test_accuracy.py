@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pomt_edge import demo
 from pomt_edge.engines import Setting
 from pomt_edge.engines import torch as engine
+from pomt_edge.errors import UserError
 from pomt_edge.measure import datasets
 from pomt_edge.measure.accuracy import Accuracy, compare, paired_difference, wilson
 from pomt_edge.measure.journal import Journal
@@ -62,6 +65,17 @@ def test_a_count_is_run_once_and_recalled_from_the_journal(tmp_path: Path) -> No
     again = Accuracy(images, demo.PREPROCESSING, no_session, 197, Journal(tmp_path, {}), Silent())
     assert again.at(100) == point
     assert [known.tokens for known in again.curve().points] == [197, 100]
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_not_perfect_agreement(tmp_path: Path) -> None:
+    class Overflown:
+        def logits(self, images: torch.Tensor) -> np.ndarray[Any, Any]:
+            return np.full((len(images), 10), np.nan, dtype=np.float32)
+
+    images = datasets.read_demo(8, 0, False)
+    broken = Accuracy(images, demo.PREPROCESSING, lambda tokens: Overflown(), 197, Journal(tmp_path, {}), Silent())
+    with pytest.raises(UserError, match="the logits at 197 tokens are not finite; try --precision"):
+        broken.at(100)
 
 
 def test_paired_intervals_hold_the_truth_as_often_as_they_say() -> None:

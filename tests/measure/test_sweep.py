@@ -70,10 +70,27 @@ def test_an_interrupted_sweep_goes_on_and_measures_nothing_twice(tmp_path: Path)
             sweep(tmp_path / "cut", target)
     resumed = sweep(tmp_path / "cut", KnownTarget(two_cliffs, noise=0))
     whole = sweep(tmp_path / "whole", KnownTarget(two_cliffs, noise=0))
-    assert resumed == whole
+    assert resumed.points[1:] == whole.points[1:]
+    assert resumed.baseline.median_ms == whole.baseline.median_ms, "each start adds an anchor, of the same latency"
     again = KnownTarget(two_cliffs)
-    assert sweep(tmp_path / "cut", again) == whole
+    assert sweep(tmp_path / "cut", again) == resumed
     assert again.calls == []
+
+
+def test_a_machine_that_is_another_after_the_interruption_moves_no_point(tmp_path: Path) -> None:
+    class Slower(KnownTarget):
+        def time_ms(self, tokens: int, count: int) -> list[float]:
+            if len(self.calls) == 101:
+                raise KeyboardInterrupt
+            return super().time_ms(tokens, count)
+
+    for factor in (1.0, 1.5, 0.7):
+        with pytest.raises(KeyboardInterrupt):
+            sweep(tmp_path, Slower(two_cliffs, 0, speed=lambda call, factor=factor: factor))
+    curve = sweep(tmp_path, KnownTarget(two_cliffs, 0, speed=lambda call: 1.1))
+    ratios = [point.median_ms / curve.baseline.median_ms for point in curve.points]
+    assert ratios == pytest.approx([two_cliffs(tokens) / 10 for tokens in TOKENS], rel=1e-9)
+    assert all(point.high_ms - point.low_ms < 1e-6 for point in curve.points)
 
 
 def test_noisy_points_are_measured_longer_and_say_why_they_stopped(tmp_path: Path) -> None:
@@ -106,7 +123,7 @@ def test_confirming_measures_the_choice_and_the_baseline_in_turn(tmp_path: Path)
         before = run.run().at(128).blocks
         start = len(target.blocks())
         after = run.confirm(128).at(128).blocks
-        assert target.blocks()[start:] == [197, 128] * (after - before)
+        assert target.blocks()[start:] == [197] + [197, 128] * (after - before) + [197]
         assert run.confirm(128).at(128).blocks == after, "confirmed once is confirmed"
 
 

@@ -69,9 +69,13 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path, monkeypatch: pytest.
 def test_files_that_are_no_weights(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_into(small(), tmp_path / name)
-    (tmp_path / name).write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match="can't be read as weights"):
-        load_into(small(), tmp_path / name)
+    for first in ("n", "a", "e", "s", "t", "}", "]", "("):
+        (tmp_path / name).write_text(f"{first}othing of the kind")
+        with pytest.raises(UserError, match="can't be read as weights"):
+            load_into(small(), tmp_path / name)
+    torch.save({1: torch.zeros(1)}, tmp_path / "keys.pth")
+    with pytest.raises(UserError, match="holds no weights"):
+        load_into(small(), tmp_path / "keys.pth")
 
 
 def test_latency_needs_no_weights_and_fetches_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,5 +96,16 @@ def test_weights_that_cannot_be_had_name_the_option(monkeypatch: pytest.MonkeyPa
 
 
 def test_another_family_is_refused_with_what_is_supported() -> None:
-    with pytest.raises(UserError, match="supported: timm's VisionTransformer"):
-        create(Wanted("resnet18"))
+    for wanted in (Wanted("resnet18"), Wanted("resnet18", image_px=64), Wanted("resnet18", pretrained=True)):
+        with pytest.raises(UserError, match="supported: timm's VisionTransformer"):
+            create(wanted)
+
+
+def test_the_classes_of_the_pretrained_tag_asked_for_are_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"augreg_in21k has 21843; give --weights FILE"):
+        create(Wanted("vit_base_patch16_224.augreg_in21k", num_classes=1000, pretrained=True))
+    with pytest.raises(UserError, match="has no classifier"):
+        create(Wanted("vit_base_patch16_224.dino", pretrained=True))
+    with pytest.raises(UserError, match=r"no_such_tag"):
+        create(Wanted("vit_base_patch16_224.no_such_tag"))

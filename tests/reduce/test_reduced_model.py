@@ -207,3 +207,10 @@ def test_the_input_probe_shows_every_block_the_kept_tokens_and_the_prefix() -> N
     assert probe.kept[:5].tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(probe.kept, probe_at_input(model, 30, seed=1).kept)
     assert not torch.equal(probe.kept, probe_at_input(model, 30, seed=2).kept)
+
+
+def test_images_of_another_size_are_refused_and_not_wrongly_reduced() -> None:
+    reduced = reduce_model(small(dynamic_img_size=True), method="pomt", schedule=[0, 12, 0, 0])
+    reduced(images(1))
+    with pytest.raises(UserError, match="the schedule is for 65 tokens, these images make 10"):
+        reduced(images(1, 12))
