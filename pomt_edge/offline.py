@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import math
-import os
-from dataclasses import dataclass
+import statistics
 from pathlib import Path
-from typing import Any, cast
 
-import timm
-import torch
-from torch import nn
-
-from pomt_edge import __version__, catalogue
 from pomt_edge.choose import plan as planning
 from pomt_edge.choose import staircase
-from pomt_edge.engines import ENGINES, Engine, Setting
-from pomt_edge.errors import Interrupted, UserError
-from pomt_edge.measure import datasets, environment
+from pomt_edge.errors import Interrupted
+from pomt_edge.job import Job, classes_of, prepare
+from pomt_edge.measure import environment
 from pomt_edge.measure.accuracy import Accuracy
-from pomt_edge.measure.datasets import Images
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Grid, Sweep
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.models import create
-from pomt_edge.models.create import Created, Wanted
-from pomt_edge.models.family import family_of
-from pomt_edge.records import LatencyCurve, Preprocessing, Result, Staircase
-from pomt_edge.reduce import method, schedule
-from pomt_edge.reduce.input_probe import probe_at_input
-from pomt_edge.reduce.reduced_model import reduce_model
+from pomt_edge.records import LatencyCurve, Result, Staircase
 from pomt_edge.report import files
-from pomt_edge.request import DEFAULT_IMAGES, Request
-from pomt_edge.targets.local import LocalTarget, Variant
+from pomt_edge.request import Request
 
 CONFIRMED_CHOICES = 6
 """Choices that are measured again, should each turn out otherwise than it looked; then one of them is taken."""
+
+
+RESTLESS_PERCENT = 5.0
 
 
 def run(request: Request, progress: Progress) -> tuple[Result, Path]:
@@ -48,7 +34,7 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
         UserError: anything the user can mend.
     """
     request.check()
-    job = _prepare(request, progress)
+    job = prepare(request, progress)
     with Journal(job.folder, job.configuration) as journal:
         progress.note(f"results and resumable measurements: {job.folder}")
         try:
@@ -60,152 +46,7 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
     return result, job.folder
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Everything that is settled before the first measurement."""
-
-    request: Request
-    created: Created
-    preprocessing: Preprocessing
-    setting: Setting
-    target: LocalTarget
-    tokens: tuple[int, ...]
-    depth: int
-    images: Images | None
-    folder: Path
-
-    @property
-    def configuration(self) -> dict[str, Any]:
-        """What has to be the same for measurements to belong together; the limits do not."""
-        request, setting = self.request, self.setting
-        facts: dict[str, Any] = {
-            "model": self.created.name,
-            "weights": self.created.weights,
-            "num_classes": _classes(self.created.model),
-            "device": setting.device,
-            "device_name": environment.device_name(setting.device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "pomt_edge": __version__,
-            "grid": f"{self.tokens[:2]} to {self.tokens[-1]} by {request.grid_stride}",
-            **dataclasses.asdict(self.preprocessing),
-        }
-        for name in ("batch_size", "engine", "precision", "method", "block", "probe", "seed"):
-            facts[name] = getattr(request, name)
-        for name in ("interval_percent", "point_seconds", "unlabelled"):
-            facts[name] = getattr(request, name)
-        facts["data"] = str(request.data.resolve()) if request.data else None
-        facts["images"] = self.images.fingerprint if self.images else None
-        return facts
-
-
-def _prepare(request: Request, progress: Progress) -> _Job:
-    engine = cast(Engine, catalogue.load(ENGINES, request.engine, "engine"))
-    device = _device(request)
-    _check_writable(request.out)
-    if request.threads:
-        torch.set_num_threads(request.threads)
-    method.load(request.method)
-    progress.busy(f"preparing {request.model}")
-    created = create.create(
-        Wanted(request.model, request.num_classes, request.image_px, request.weights, request.has_data)
-    )
-    if request.has_data and not _classes(created.model):
-        raise UserError(
-            f"{created.name} has no classifier, so accuracy has no meaning: give --num-classes and --weights"
-        )
-    setting = Setting(device, request.precision, request.batch_size, created.preprocessing.image_px)
-    depth = len(family_of(created.model).blocks(created.model))
-    schedule.in_one_block(0, request.block, depth)
-    tokens = _grid(request, created.model)
-    preprocessing = _preprocessing(request, created)
-    images = _images(request, created, preprocessing, progress) if request.has_data else None
-    model = engine.prepare(created.model, setting)
-    target = LocalTarget(_variant(request, model, depth), engine, setting)
-    folder = request.out or Path("runs") / _folder_name(created.name, setting)
-    return _Job(request, created, preprocessing, setting, target, tokens, depth, images, folder)
-
-
-def _device(request: Request) -> str:
-    # Not a plain import: the package's engines.torch is meant, and only there is torch asked about devices.
-    from pomt_edge.engines import torch as torch_engine
-
-    device = torch_engine.default_device() if request.device == "auto" else request.device
-    torch_engine.check_device(device)
-    return "cuda:0" if device == "cuda" else device
-
-
-def _check_writable(out: Path | None) -> None:
-    """Say so before weights are fetched and images are read; the folder itself is made once all is settled."""
-    if out is None:
-        return
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--out {out}: can't be written ({there} is no folder that may be); give another folder")
-
-
-def _classes(model: nn.Module) -> int:
-    return int(cast(Any, model).num_classes)
-
-
-def _grid(request: Request, model: nn.Module) -> tuple[int, ...]:
-    family = family_of(model)
-    full = family.token_count(model)
-    least = family.prefix_tokens(model) + method.load(request.method).least_patches
-    start = full if request.grid_start is None else request.grid_start
-    stop = max(math.ceil(0.1 * full), least) if request.grid_stop is None else request.grid_stop
-    for option, value in (("--grid-start", start), ("--grid-stop", stop)):
-        if not least <= value <= full:
-            raise UserError(f"{option} {value} is out of range: {request.model} can keep {least} to {full} tokens")
-    if start < stop:
-        raise UserError(f"--grid-start {start} is below --grid-stop {stop}: the grid goes from more tokens to fewer")
-    return (full, *(tokens for tokens in range(start, stop - 1, -request.grid_stride) if tokens < full))
-
-
-def _preprocessing(request: Request, created: Created) -> Preprocessing:
-    changes: dict[str, Any] = {}
-    if request.mean_and_std:
-        changes["mean"], changes["std"] = request.mean_and_std
-    if request.crop_pct is not None:
-        changes["crop_pct"] = request.crop_pct
-    if request.interpolation is not None:
-        changes["interpolation"] = request.interpolation
-    return dataclasses.replace(created.preprocessing, **changes)
-
-
-def _images(request: Request, created: Created, preprocessing: Preprocessing, progress: Progress) -> Images:
-    count = request.images or DEFAULT_IMAGES
-    if request.data is None:
-        return datasets.read_demo(count, request.seed, not request.unlabelled)
-    progress.busy(f"reading images of {request.data}")
-    images = datasets.read_folder(
-        request.data, preprocessing, count, request.seed, _classes(created.model), not request.unlabelled
-    )
-    return images
-
-
-def _variant(request: Request, model: nn.Module, depth: int) -> Variant:
-    full = family_of(model).token_count(model)
-
-    def variant(tokens: int) -> nn.Module:
-        removed = full - tokens
-        if not removed:
-            return model
-        if request.probe == "input":
-            return probe_at_input(model, removed, request.seed)
-        plan = schedule.in_one_block(removed, request.block, depth)
-        return reduce_model(model, method=request.method, schedule=plan, copy=False)
-
-    return variant
-
-
-def _folder_name(model: str, setting: Setting) -> str:
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return f"{model}-bs{setting.batch_size}-{setting.device.replace(':', '')}-{now}"
-
-
-def _measure_and_choose(job: _Job, journal: Journal, progress: Progress) -> Result:
+def _measure_and_choose(job: Job, journal: Journal, progress: Progress) -> Result:
     request = job.request
     here = environment.describe(job.setting, request.engine)
     rule = StopRule(request.interval_percent, request.point_seconds)
@@ -225,7 +66,7 @@ def _measure_and_choose(job: _Job, journal: Journal, progress: Progress) -> Resu
         precision=request.precision,
         engine=request.engine,
         device=job.setting.device,
-        num_classes=_classes(job.created.model),
+        num_classes=classes_of(job.created.model),
     )
     measured = accuracy.curve() if accuracy else None
     plan = planning.make_plan(
@@ -240,13 +81,13 @@ def _measure_and_choose(job: _Job, journal: Journal, progress: Progress) -> Resu
     return dataclasses.replace(result, notes=tuple(_notes(job, result)))
 
 
-def _accuracy(job: _Job, journal: Journal, progress: Progress) -> Accuracy | None:
+def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None:
     if job.images is None:
         return None
     return Accuracy(job.images, job.preprocessing, job.target.session, job.tokens[0], journal, progress)
 
 
-def _decide(job: _Job, sweep: Sweep, accuracy: Accuracy | None) -> tuple[LatencyCurve, Staircase, planning.Decision]:
+def _decide(job: Job, sweep: Sweep, accuracy: Accuracy | None) -> tuple[LatencyCurve, Staircase, planning.Decision]:
     """Choose, measure the choice again beside the baseline, and choose again until that changes nothing."""
     curve = sweep.run()
     confirmed: set[int] = set()
@@ -268,13 +109,29 @@ def _decide(job: _Job, sweep: Sweep, accuracy: Accuracy | None) -> tuple[Latency
         curve = sweep.confirm(decision.tokens)
 
 
-def _notes(job: _Job, result: Result) -> list[str]:
-    notes = []
+def _unrest(result: Result) -> list[str]:
+    """A note if the machine's speed changed by more than the differences that are looked for."""
+    anchor = result.curve.anchor_ms
+    if len(anchor) < 20:
+        return []
+    edges = statistics.quantiles(anchor, n=20)
+    fastest, slowest = edges[0], edges[-1]
+    if slowest <= (1 + RESTLESS_PERCENT / 100) * fastest:
+        return []
+    return [
+        f"The machine was restless: the unreduced model took {fastest:.4g} to {slowest:.4g} ms (middle 90 % of its "
+        "blocks). Counts are compared by ratios to it; for milliseconds to rely on, close other programs and lock the "
+        "clocks."
+    ]
+
+
+def _notes(job: Job, result: Result) -> list[str]:
+    notes = _unrest(result)
     if job.created.weights == "random":
         notes.append("Random weights: latency does not depend on them, and none were fetched.")
     baseline = result.plan.baseline_percent
     if baseline is not None and result.plan.measure == "accuracy":
-        chance = 100 / _classes(job.created.model)
+        chance = 100 / classes_of(job.created.model)
         if baseline < 2 * chance:
             notes.append(
                 f"The unreduced model gets {baseline:.1f} %, near chance ({chance:.1f} %): do these weights, this "

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,16 @@ from safetensors.torch import save_file
 from pomt_edge import Plan, cli, demo, reduce_model
 
 ROOT = Path(__file__).parents[1]
-QUICK = ["--grid-stride", "35", "--grid-stop", "22", "--point-seconds", "0.05", "--images", "96"]
+ONE_THREAD = ["--threads", "1"]
+"""Two threads that wait for each other stall for seconds when another process wants a core as well."""
+QUICK = ["--grid-stride", "35", "--grid-stop", "22", "--point-seconds", "0.05", "--images", "96", *ONE_THREAD]
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -122,7 +132,17 @@ def test_another_configuration_is_refused_and_nothing_is_lost(
 
 
 def test_latency_alone_claims_no_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--model", "deit_tiny", "--image-size", "64", "--grid-stride", "4", "--point-seconds", "0.02"]
+    options = [
+        "--model",
+        "deit_tiny",
+        "--image-size",
+        "64",
+        "--grid-stride",
+        "4",
+        "--point-seconds",
+        "0.02",
+        *ONE_THREAD,
+    ]
     assert cli.run([*options, "--out", str(tmp_path), "--json"]) == 0
     printed = capsys.readouterr()
     plan = json.loads(printed.out)
@@ -149,7 +169,17 @@ def test_agreement_is_never_called_accuracy(tmp_path: Path, capsys: pytest.Captu
         "10",
     ]
     options += ["--normalize", "0.5,0.5", "--crop-pct", "1.0", "--interpolation", "bilinear", "--image-size", "64"]
-    small = ["--model", "deit_tiny", "--grid-stride", "5", "--point-seconds", "0.02", "--accuracy-grid", "full"]
+    small = [
+        "--model",
+        "deit_tiny",
+        "--grid-stride",
+        "5",
+        "--point-seconds",
+        "0.02",
+        "--accuracy-grid",
+        "full",
+        *ONE_THREAD,
+    ]
     assert cli.run([*small, *options, "--out", str(tmp_path / "out"), "--json"]) == 0
     printed = capsys.readouterr()
     plan = json.loads(printed.out)
@@ -255,7 +285,7 @@ class Killed:
         self.out = out
         self.log = out.parent / "log"
         options = ["--grid-stride", "10", "--point-seconds", "0.1", "--images", "64", "--accuracy-grid", "full"]
-        options += ["--max-drop", "60"]
+        options += ["--max-drop", "60", *ONE_THREAD]
         self.command = [sys.executable, "offline_compute.py", "--bs", "4", *options, "--out", str(out)]
 
     def measured(self) -> list[dict[str, Any]]:

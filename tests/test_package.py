@@ -24,6 +24,7 @@ LAYERS = [
     {"engines", "targets", "measure"},
     {"report"},
     {"request", "console"},
+    {"job"},
     {"offline"},
     {"cli"},
 ]

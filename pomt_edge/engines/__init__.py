@@ -36,6 +36,12 @@ class Session(Protocol):
 class Engine(Protocol):
     """A module of this folder."""
 
+    def default_device(self) -> str:
+        """The device to use where the user names none."""
+
+    def check_device(self, device: str) -> None:
+        """Raise a UserError unless the engine can use the device here."""
+
     def prepare(self, model: nn.Module, setting: Setting) -> nn.Module:
         """The model where the engine wants it, once for all the variants that share its weights."""
 
