@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 USAGE_ERROR = 2
 UNREACHABLE = 1
 INTERRUPTED = 130
+UNEXPECTED = 70
+"""EX_SOFTWARE of sysexits.h: never to be taken for an answer."""
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    context_settings=HELP_OPTIONS, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 def main() -> None:
@@ -42,13 +49,13 @@ def _guarded(command: Callable[[], Any]) -> int:
         return _fail(str(error), USAGE_ERROR)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 0
     except Exception as error:
         if debug:
             raise
         if hasattr(error, "format_message"):  # typer's own: an unknown option, a value of a wrong type
             return _fail(f"{_given(error)}{error.format_message()} (see offline_compute --help)", USAGE_ERROR)
-        return _fail(_unexpected(error), 1)
+        return _fail(_unexpected(error), UNEXPECTED)
 
 
 def _fail(message: str, code: int) -> int:
@@ -70,6 +77,13 @@ def _unexpected(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {text[:300]} (set POMT_EDGE_DEBUG=1 to see where)"
 
 
+def _path(text: str) -> Path:
+    """A path as typed; an empty one, such as an unset shell variable's, is not taken for the current folder."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    return Path(text).expanduser()
+
+
 def _show_version(value: bool) -> None:
     if value:
         print(f"pomt-edge {__version__}")
@@ -82,7 +96,10 @@ def offline_compute(
         str, typer.Option(help="A timm name or an unambiguous beginning; 'demo': the embedded one.")
     ] = "demo",
     batch_size: Annotated[int, typer.Option("--bs", "--batch-size", help="Images per forward.")] = 1,
-    data: Annotated[Path | None, typer.Option(help="Images: one folder per class. Without: latency only.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(parser=_path, metavar="PATH", help="Images: one folder per class. Without: latency only."),
+    ] = None,
     images: Annotated[
         int | None, typer.Option(help="Images to draw from --data, class-balanced. [default: 1024]")
     ] = None,
@@ -100,7 +117,12 @@ def offline_compute(
         float | None, typer.Option(help="Keep at least this share of the tokens. [default without --data: 0.7]")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="safetensors or torch checkpoint. [default: pretrained, if --data is given]")
+        Path | None,
+        typer.Option(
+            parser=_path,
+            metavar="PATH",
+            help="safetensors or torch checkpoint. [default: pretrained, if --data is given]",
+        ),
     ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the model. [default: timm's]")] = None,
     image_size: Annotated[int | None, typer.Option(help="Image height and width in pixels. [default: timm's]")] = None,
@@ -135,7 +157,11 @@ def offline_compute(
     seed: Annotated[int, typer.Option(help="Of the order of points, the draw of images and the input probe.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of results; given again, it resumes. [default: runs/MODEL-bsN-DEVICE-TIME]"),
+        typer.Option(
+            parser=_path,
+            metavar="PATH",
+            help="Folder of results; given again, it resumes. [default: runs/MODEL-bsN-DEVICE-TIME]",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the plan, and nothing else, on standard output.")
@@ -190,6 +216,7 @@ def _run(request: Request, as_json: bool) -> int:
     request.check()
     from pomt_edge.console import LiveProgress, print_summary
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with LiveProgress() as progress:
             from pomt_edge import offline

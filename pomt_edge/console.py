@@ -16,6 +16,8 @@ from pomt_edge.records import LatencyPoint, Result
 from pomt_edge.report import words
 
 PLAIN_EVERY_SECONDS = 5.0
+SHORT = 16
+"""Rows of a table that is shown whole."""
 
 
 class LiveProgress:
@@ -23,34 +25,37 @@ class LiveProgress:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
-        self._bars = Progress(
-            *columns, TimeRemainingColumn(), TextColumn("{task.fields[detail]}"), console=self._console, transient=True
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, TextColumn("{task.fields[detail]}"), console=self._console, transient=True)
+        self._waiting = self._console.status("")
         self._live = self._console.is_terminal
         self._title, self._total, self._done, self._resumed = "", 0, 0, 0
         self._began = self._spoke = 0.0
 
     def __enter__(self) -> LiveProgress:
-        if self._live:
-            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
+            self._waiting.stop()
             self._bars.stop()
 
     def busy(self, text: str) -> None:
         if self._live:
-            self._show(text, None, 0)
+            self._waiting.update(text)
+            self._waiting.start()
 
     def stage(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._resumed = title, total, done, done
         self._began = self._spoke = time.monotonic()
         if self._live:
-            self._show(title, total, done)
+            self._waiting.stop()
+            for task in self._bars.task_ids:
+                self._bars.remove_task(task)
+            self._bars.start()
+            self._bars.add_task(title, total=total, completed=done, detail="")
         else:
             self._say(f"{title}: {total} to do" + (f", {done} of them done before" if done else ""))
 
@@ -67,11 +72,6 @@ class LiveProgress:
     def note(self, text: str) -> None:
         self._say(text)
 
-    def _show(self, title: str, total: int | None, done: int) -> None:
-        for task in self._bars.task_ids:
-            self._bars.remove_task(task)
-        self._bars.add_task(title, total=total, completed=done, detail="")
-
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
 
@@ -82,6 +82,9 @@ def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
     plan = result.plan
     title = f"{plan.model}, batch {plan.batch_size}, {plan.engine} {plan.precision} on {plan.device}"
     console.print(_table(result, title))
+    hidden = len(result.curve.points) - len(_rows(result))
+    if hidden:
+        console.print(f"{hidden} more counts were measured: see curve.csv or the report.", highlight=False)
     for callout in words.callouts(result):
         console.print(f"{callout.label}: {callout.text}", markup=False, highlight=False)
     if plan.verdict == "prune":
@@ -126,7 +129,9 @@ def _decimals(milliseconds: float) -> int:
 def _rows(result: Result) -> list[LatencyPoint]:
     """The baseline, the choice, where accuracy was measured, and else an even selection of the efficient set."""
     wanted = {result.curve.baseline.tokens, result.plan.tokens_out}
-    if result.accuracy and len(result.accuracy.points) <= 16:
+    if len(result.curve.points) <= SHORT:
+        return list(result.curve.points)
+    if result.accuracy and len(result.accuracy.points) <= SHORT:
         wanted |= {point.tokens for point in result.accuracy.points}
     else:
         efficient = result.staircase.efficient

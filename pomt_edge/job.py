@@ -46,6 +46,16 @@ class Job:
     folder: Path
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """What went in beside the model's name, for the report."""
+        facts: dict[str, Any] = {"weights": self.created.weights, "method": self.request.method}
+        if self.images is not None:
+            facts["data"] = str(self.request.data or "embedded demo")
+            facts["images"] = f"{self.images.fingerprint}, drawn with seed {self.request.seed}"
+            facts["preprocessing"] = ", ".join(f"{key} {value}" for key, value in vars(self.preprocessing).items())
+        return facts
+
+    @property
     def configuration(self) -> dict[str, Any]:
         """What has to be the same for measurements to belong together; the limits do not."""
         request, setting = self.request, self.setting
@@ -115,7 +125,8 @@ def _check_writable(out: Path | None) -> None:
         return
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--out {out}: can't be written ({there} is no folder that may be); give another folder")
+        reason = "no permission" if there.is_dir() else f"{there} is a file"
+        raise UserError(f"--out {out}: can't be written ({reason}); give another folder")
 
 
 def classes_of(model: nn.Module) -> int:
@@ -127,6 +138,10 @@ def _grid(request: Request, model: nn.Module) -> tuple[int, ...]:
     family = family_of(model)
     full = family.token_count(model)
     least = family.prefix_tokens(model) + method.load(request.method).least_patches
+    if full < least:
+        raise UserError(
+            f"{request.model} has {full} tokens at this --image-size; {request.method} needs {least} or more"
+        )
     start = full if request.grid_start is None else request.grid_start
     stop = max(math.ceil(0.1 * full), least) if request.grid_stop is None else request.grid_stop
     for option, value in (("--grid-start", start), ("--grid-stop", stop)):
@@ -134,7 +149,13 @@ def _grid(request: Request, model: nn.Module) -> tuple[int, ...]:
             raise UserError(f"{option} {value} is out of range: {request.model} can keep {least} to {full} tokens")
     if start < stop:
         raise UserError(f"--grid-start {start} is below --grid-stop {stop}: the grid goes from more tokens to fewer")
-    return (full, *(tokens for tokens in range(start, stop - 1, -request.grid_stride) if tokens < full))
+    # The last count is measured whatever the stride: it is what the user named.
+    counts = {*range(start, stop - 1, -request.grid_stride), stop} - {full}
+    if not counts:
+        raise UserError(
+            f"--grid-start {start}, --grid-stop {stop}: the grid has no count below the {full} of all tokens"
+        )
+    return (full, *sorted(counts, reverse=True))
 
 
 def _preprocessing(request: Request, created: Created) -> Preprocessing:

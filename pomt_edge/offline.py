@@ -49,6 +49,7 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
 def _measure_and_choose(job: Job, journal: Journal, progress: Progress) -> Result:
     request = job.request
     here = environment.describe(job.setting, request.engine)
+    here = dataclasses.replace(here, details=here.details | job.inputs)
     rule = StopRule(request.interval_percent, request.point_seconds)
     sweep = Sweep(Grid(job.tokens, request.probe, request.seed, rule), job.target, journal, progress)
     accuracy = _accuracy(job, journal, progress)

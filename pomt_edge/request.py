@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from pomt_edge import demo
+from pomt_edge import catalogue, demo
 from pomt_edge.choose.plan import Limits
-from pomt_edge.engines import PRECISIONS
+from pomt_edge.engines import ENGINES, PRECISIONS
 from pomt_edge.errors import UserError
+from pomt_edge.reduce import METHODS
 
 DEFAULT_MAX_DROP = 1.0
 DEFAULT_KEEP = 0.7
@@ -113,6 +114,8 @@ class Request:
         _in_range("--seed", self.seed, 0, 2**63 - 1)
 
     def _check_words(self) -> None:
+        catalogue.check(self.engine, catalogue.names(ENGINES), "engine")
+        catalogue.check(self.method, catalogue.names(METHODS), "method")
         _one_of("--precision", self.precision, PRECISIONS)
         _one_of("--probe", self.probe, PROBES)
         _one_of("--accuracy-grid", self.accuracy_grid, ACCURACY_GRIDS)
@@ -123,9 +126,9 @@ class Request:
 
     def _check_data(self) -> None:
         if self.data is not None and not self.data.is_dir():
-            raise UserError(f"--data {self.data}: no such folder; expected one folder of images per class")
+            raise UserError(f"--data {self.data}: {_absent(self.data)}; expected one folder of images per class")
         if self.weights is not None and not self.weights.is_file():
-            raise UserError(f"--weights {self.weights}: no such file; expected .safetensors or a torch checkpoint")
+            raise UserError(f"--weights {self.weights}: {_absent(self.weights)}; expected .safetensors or a checkpoint")
         if self.has_data:
             return
         for option, given in (
@@ -134,14 +137,22 @@ class Request:
             ("--images", self.images is not None),
             ("--accuracy-grid", self.accuracy_grid is not None),
             ("--unlabelled", self.unlabelled),
+            ("--normalize", self.normalize is not None),
+            ("--crop-pct", self.crop_pct is not None),
+            ("--interpolation", self.interpolation is not None),
         ):
             if given:
                 raise UserError(f"{option} needs images to measure accuracy on: give --data DIR as well")
 
 
+def _absent(path: Path) -> str:
+    return "is a folder" if path.is_dir() else "is a file" if path.exists() else "no such file or folder"
+
+
 def _in_range(option: str, value: float | None, least: float, most: float) -> None:
     if value is not None and not least <= value <= most:
-        raise UserError(f"{option} {value:g} is out of range: expected {least:g} to {most:g}")
+        given = f"{value:g}" if isinstance(value, float) else str(value)
+        raise UserError(f"{option} {given} is out of range: expected {least:g} to {most:g}")
 
 
 def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:

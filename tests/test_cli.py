@@ -214,12 +214,20 @@ def demo_state() -> dict[str, torch.Tensor]:
         (["--max-drop", "1", "--budget-ms", "3"], "exclude each other"),
         (["--model", "deit_tiny", "--max-drop", "1"], "--max-drop needs images"),
         (["--model", "deit_tiny", "--unlabelled"], "--unlabelled needs images"),
-        (["--data", "absent"], "--data absent: no such folder"),
+        (["--data", "absent"], "--data absent: no such file or folder"),
+        (["--data", "README.md"], "--data README.md: is a file"),
+        (["--data", ""], "the path is empty"),
+        (["--out", ""], "the path is empty"),
+        (["--grid-start", "197", "--grid-stop", "197"], "the grid has no count below the 197"),
+        (["--model", "deit_tiny", "--image-size", "16"], "has 2 tokens at this --image-size"),
+        (["--model", "deit_tiny", "--normalize", "0.5,0.5"], "--normalize needs images"),
         (["--model", "deit_tiny", "--weights", "absent.pth"], "no such file"),
         (["--weights", "README.md"], "the embedded demo has its own weights"),
         (["--normalize", "0.5"], "expected MEAN,STD"),
         (["--normalize", "nan,1"], "expected MEAN,STD"),
         (["--crop-pct", "0.9"], "leave out --crop-pct"),
+        (["--bs", "100000000"], "--bs 100000000 is out of range"),
+        (["--weights", "tests"], "--weights tests: is a folder"),
         (["--device", "tpu"], "expected cpu, cuda or cuda:N"),
         (["--engine", "tensorflow"], "unknown engine 'tensorflow'; known: torch"),
         (["--method", "pmot"], "unknown method 'pmot'; known: pomt"),
@@ -368,3 +376,16 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == cli.INTERRUPTED
     assert stderr.strip().splitlines()[-1].startswith("error: interrupted") and f"--out {out}" in stderr
     assert "Traceback" not in stderr
+
+
+def test_the_last_count_named_is_measured_whatever_the_stride(tmp_path: Path) -> None:
+    options = ["--grid-stride", "1000", "--grid-stop", "50", "--point-seconds", "0.02", "--images", "32", *ONE_THREAD]
+    assert cli.run([*options, "--out", str(tmp_path)]) == 0
+    assert [row["tokens"] for row in rows(tmp_path / "curve.csv")] == ["197", "50"]
+
+
+def test_the_report_says_which_weights_and_images_it_is_about(finished: tuple[Path, str, str]) -> None:
+    details = json.loads((finished[0] / "environment.json").read_text())["details"]
+    assert details["weights"] == details["data"] == "embedded demo"
+    assert details["images"].startswith("96 images, sha256:") and "bilinear" in details["preprocessing"]
+    assert details["images"] in (finished[0] / "report.html").read_text()

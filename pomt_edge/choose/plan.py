@@ -99,13 +99,21 @@ def _by_drop(
         return Decision(
             full,
             "keep",
-            f"the first count that is faster, {_loss(accuracy_at(faster[0]))}; at most {max_drop:g} points may be lost",
+            f"the first count that is faster, {_loss(accuracy_at(faster[0]))}; the limit is {max_drop:g}"
+            + _too_few_images(accuracy_at(faster[0]), max_drop),
         )
     because = f"{chosen} is the fastest count whose loss is surely within {max_drop:g} points"
     beyond = faster[faster.index(chosen) + 1 :]
     if beyond:
         because += f"; the next faster one, {_loss(accuracy_at(beyond[0]))}"
     return Decision(chosen, "prune", because)
+
+
+def _too_few_images(point: AccuracyPoint, max_drop: float) -> str:
+    """Where the estimate is within the limit and its interval is not, more images are the remedy."""
+    if point.drop > max_drop:
+        return ""
+    return f", which {point.images} images can't prove: give more (--images)"
 
 
 def _by_budget(

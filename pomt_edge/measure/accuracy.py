@@ -77,7 +77,7 @@ class Accuracy:
 
     def _run(self, tokens: int) -> Classes:
         count = len(self._images.pixels)
-        self._progress.stage(f"{self.measure} at {tokens} tokens", math.ceil(count / BATCH))
+        self._progress.stage(f"{self.measure} at {tokens} tokens, batches", math.ceil(count / BATCH))
         session = self._session(tokens)
         classes = []
         for batch in self._images.batches(self._preprocessing, BATCH):

@@ -84,15 +84,16 @@ class Sweep:
     def run(self) -> LatencyCurve:
         """Measure all that is not in the journal yet, and give the curve."""
         rule = self.grid.rule
-        self._rounds(range(rule.least_blocks), "latency", self.grid.tokens)
+        self._rounds(range(rule.least_blocks), "latency, blocks", self.grid.tokens)
         for number in range(rule.least_blocks, rule.most_blocks):
             blocks = self._blocks(before=number)
             still_open = [tokens for tokens in self.grid.tokens if rule.reason(blocks[tokens]) is None]
             if not still_open:
                 break
-            self._rounds([number], f"latency, round {number + 1}: intervals still wide", still_open)
+            self._rounds([number], f"latency, round {number + 1}, blocks", still_open)
         for number in range(rule.most_blocks, rule.most_blocks + RECHECKS):
-            self._rounds([number], "latency, suspicious points again", suspicious(self.curve(before=number)))
+            suspects = suspicious(self.curve(before=number))
+            self._rounds([number], f"{len(suspects)} suspicious points again, blocks", suspects)
         return self.curve()
 
     def confirm(self, tokens: int) -> LatencyCurve:
@@ -101,7 +102,7 @@ class Sweep:
         The chosen point is the luckiest of many; fresh samples take that luck out of its speedup.
         """
         pairs = [self._anchor, tokens] * CONFIRMATIONS
-        self._visit_all({CONFIRMATION_ROUND + tokens: pairs}, "latency, the chosen point against the baseline")
+        self._visit_all({CONFIRMATION_ROUND + tokens: pairs}, f"confirming {tokens} tokens, blocks")
         return self.curve()
 
     def curve(self, before: int | None = None) -> LatencyCurve:

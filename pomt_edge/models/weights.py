@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from pomt_edge.errors import UserError
 
+NAMED = 3
+"""Keys that do not fit and are named; the rest are counted."""
+
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts put the weights proper."""
 
@@ -30,8 +33,8 @@ def load_into(model: nn.Module, path: Path) -> None:
         state = _converted(state, model)
         misfits = _misfits(model, state)
     if misfits:
-        shown = "; ".join(misfits[:6]) + (f"; and {len(misfits) - 6} more" if len(misfits) > 6 else "")
-        raise UserError(f"--weights {path} does not fit {type(model).__name__}: {shown}")
+        shown = "; ".join(misfits[:NAMED]) + (f"; and {len(misfits) - NAMED} more" if len(misfits) > NAMED else "")
+        raise UserError(f"--weights {path} does not fit the model: {shown}")
     model.load_state_dict(state)
 
 
@@ -43,8 +46,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader stumbles over a foreign file with any error there is
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"--weights {path} can't be read as weights: {reason[:160]}") from error
+        raise UserError(
+            f"--weights {path} can't be read as weights ({type(error).__name__}): expected a .safetensors file or a "
+            "torch checkpoint that holds tensors alone"
+        ) from error
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

@@ -10,9 +10,8 @@ from typing import Any
 
 from pomt_edge import catalogue
 from pomt_edge.errors import UserError
+from pomt_edge.reduce import METHODS
 from pomt_edge.reduce.token_map import Evidence, TokenMap
-
-METHODS = "pomt_edge.reduce.tokens"
 
 
 @dataclass(frozen=True)

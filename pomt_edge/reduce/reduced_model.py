@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def _refuse_mask(attn_mask: Tensor | None, is_causal: bool) -> None:
 
 def reduce_model(
     model: nn.Module,
-    plan: Plan | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
     *,
     method: str | None = None,
     schedule: Sequence[int] | None = None,
@@ -84,7 +85,7 @@ def reduce_model(
 
     Args:
         model: a model of a supported family.
-        plan: what to do; or else
+        plan: what to do, or its file or the folder of its run; or else
         method: a file of `pomt_edge.reduce.tokens`, and
         schedule: one integer per block, tokens removed there.
         copy: False shares the weights with the model instead of copying them.
@@ -95,8 +96,11 @@ def reduce_model(
     """
     if plan is not None and (method is not None or schedule is not None):
         raise UserError("give a plan, or a method and a schedule, not both")
+    if isinstance(plan, str | os.PathLike):
+        plan = Plan.load(plan)
     if plan is not None:
         method, schedule = plan.method, plan.schedule
+        _check_same_model(model, plan)
     if method is None or schedule is None:
         raise UserError("give a plan, or a method and a schedule (one integer per block)")
     family, by, removed = _checked(model, method, schedule, options)
@@ -106,9 +110,21 @@ def reduce_model(
     return ReducedModel(copying.deepcopy(model) if copy else model, family, by, removed)
 
 
+def _check_same_model(model: nn.Module, plan: Plan) -> None:
+    """A plan holds for the model it was measured with; timm's models know their names, others are taken on trust."""
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if name and name != plan.model.split(".")[0]:
+        raise UserError(
+            f"the plan is for {plan.model}, the model is {name}; to use its schedule all the same give "
+            "method=plan.method and schedule=plan.schedule"
+        )
+
+
 def _checked(
     model: nn.Module, name: str, removed: Sequence[int], options: dict[str, Any]
 ) -> tuple[Family, method.Method, tuple[int, ...]]:
+    if isinstance(model, ReducedModel):
+        raise UserError("the model is a reduced one already; reduce the original, with all its blocks in the schedule")
     family = family_of(model)
     by = method.load(name, **options)
     prefix = family.prefix_tokens(model)

@@ -120,6 +120,7 @@ def columns(result: Result) -> list[Column]:
         Column("high", "high"),
         Column("samples", "samples"),
         Column("blocks", "blocks"),
+        Column("stop", "stopped by"),
         Column("p90", "p90, ms"),
         Column("p95", "p95"),
         Column("p99", "p99"),
@@ -132,7 +133,7 @@ def columns(result: Result) -> list[Column]:
         Column("drop", "drop, points"),
         Column("drop-interval", "interval"),
     ]
-    return [*latency, *(quality if measure else ()), Column("stop", "stopped")]
+    return [*latency, *(quality if measure else ())]
 
 
 def data_rows(result: Result, chart: Chart | None) -> list[Row]:
@@ -146,7 +147,6 @@ def data_rows(result: Result, chart: Chart | None) -> list[Row]:
         point = latency.get(tokens)
         cells = _latency_cells(point, tokens in efficient, digits)
         cells += _quality_cells(quality.get(tokens)) if measured else ()
-        cells += (point.stop_reason if point else "",)
         y = coordinate(chart.latency.at(point.median_ms)) if chart and point and finite(point.median_ms) else ""
         x = coordinate(chart.x.at(tokens)) if chart else ""
         rows.append(Row(tokens, x, y, _role(tokens, result), cells))
@@ -161,13 +161,14 @@ def _role(tokens: int, result: Result) -> str:
 
 def _latency_cells(point: LatencyPoint | None, efficient: bool, digits: int) -> tuple[str, ...]:
     if point is None:
-        return ("",) * 9
+        return ("",) * 10
     percentiles = (point.p90_ms, point.p95_ms, point.p99_ms)
     return (
         *(number(value, digits) for value in (point.median_ms, point.low_ms, point.high_ms)),
         str(point.samples),
         str(point.blocks),
-        *("withheld" if value is None else number(value, digits) for value in percentiles),
+        point.stop_reason,
+        *("–" if value is None else number(value, digits) for value in percentiles),
         "yes" if efficient else "no",
     )
 
@@ -204,14 +205,15 @@ def _last_before(tokens: int, staircase: Staircase) -> int:
 
 
 def tread_rows(result: Result) -> list[tuple[str, ...]]:
-    """Each tread: its ends, how many counts it spans, and the fitted latency at both ends."""
+    """Each tread: its ends, how many counts were measured on it, and the fitted latency at both ends."""
     slope, digits = result.staircase.slope_ms_per_token, decimals_of(result)
     rows: list[tuple[str, ...]] = []
     for s in result.staircase.segments:
         width = s.most_tokens - s.fewest_tokens
         ends = (s.median_ms + width / 2 * slope, s.median_ms - width / 2 * slope)
         counts = f"{s.most_tokens} to {s.fewest_tokens}" if width else str(s.most_tokens)
-        rows.append((counts, str(width + 1), *(number(end, digits) for end in ends)))
+        measured = sum(s.fewest_tokens <= point.tokens <= s.most_tokens for point in result.curve.points)
+        rows.append((counts, str(measured), *(number(end, digits) for end in ends)))
     return rows
 
 

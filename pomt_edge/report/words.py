@@ -45,6 +45,9 @@ def title(plan: Plan, device: str) -> str:
 
 def verdict(result: Result) -> Verdict:
     plan = result.plan
+    if plan.verdict == "prune" and plan.probe == "input":
+        gain = f"{_speed(plan)}{_loss(plan, measure_of(result))}; not what pruning {where(plan)} gives."
+        return Verdict(f"Probe, {plan.removed} of {plan.tokens_in} tokens dropped at the input:", gain)
     if plan.verdict == "prune":
         gain = f"{_speed(plan)}{_loss(plan, measure_of(result))}."
         return Verdict(f"Remove R={plan.removed} of {plan.tokens_in} tokens {where(plan)}:", gain)
@@ -108,7 +111,7 @@ def _origin(result: Result) -> list[Callout]:
 
 def _quality(result: Result) -> list[Callout]:
     if result.accuracy is None:
-        text = "Accuracy was not measured; this page is about latency alone."
+        text = "Accuracy was not measured; this is about latency alone."
         return [Callout("Not measured", text, warns=True)]
     found = []
     if result.accuracy.measure == "agreement":

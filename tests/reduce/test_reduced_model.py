@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 import timm
@@ -189,6 +191,20 @@ def test_a_mask_is_refused() -> None:
 def test_a_plan_of_another_model_is_refused(a_plan: Plan) -> None:
     with pytest.raises(UserError, match="the plan is for 197 tokens, the model has 65"):
         reduce_model(small(), a_plan)
+
+
+def test_a_plan_of_another_architecture_is_refused_though_its_numbers_would_fit(a_plan: Plan, tmp_path: Path) -> None:
+    plan = dataclasses.replace(a_plan, model="deit_small_patch16_224", schedule=(0,) * 3 + (56,) + (0,) * 8)
+    plan.save(tmp_path / "plan.json")
+    assert reduce_model(timm.create_model("deit_small_patch16_224"), tmp_path).schedule == plan.schedule
+    with pytest.raises(UserError, match="the plan is for deit_small_patch16_224, the model is deit_tiny_patch16_224"):
+        reduce_model(timm.create_model("deit_tiny_patch16_224"), tmp_path / "plan.json")
+
+
+def test_a_reduced_model_is_not_reduced_again() -> None:
+    reduced = reduce_model(small(), method="pomt", schedule=[0, 5, 0, 0])
+    with pytest.raises(UserError, match="a reduced one already"):
+        reduce_model(reduced, method="pomt", schedule=[0, 5, 0, 0])
 
 
 @pytest.fixture

@@ -302,6 +302,12 @@ def test_the_origin_of_the_latencies_is_labelled(device: str, label: str | None)
     assert labels == ({label} if label else set())
 
 
+def test_the_papers_probe_promises_nothing_of_the_reduced_model() -> None:
+    text = sentence(changed(samples.staircase(), probe="input"))
+    assert "tokens dropped at the input: " in text
+    assert "not what pruning in block 3 gives" in text and "Remove R" not in text
+
+
 def test_the_papers_probe_is_labelled() -> None:
     label = html.escape(words.PROBE_LABEL, quote=False).replace("'", "&#39;")
     assert label in render(changed(samples.staircase(), probe="input"))
@@ -336,8 +342,8 @@ def test_the_table_holds_every_point_and_says_what_is_withheld() -> None:
     rows = tables.data_rows(result, chart.build(result))
     assert [row.tokens for row in rows] == [p.tokens for p in result.curve.points]
     first = dict(zip(keys[1:], rows[0].cells, strict=True))
-    assert first["median"] == f"{result.curve.baseline.median_ms:.3f}" and first["p99"] == "withheld"
-    assert first["p95"] != "withheld" and first["stop"] == result.curve.baseline.stop_reason
+    assert first["median"] == f"{result.curve.baseline.median_ms:.3f}" and first["p99"] == "–"
+    assert first["p95"] != "–" and first["stop"] == result.curve.baseline.stop_reason
 
 
 def test_the_fitted_line_runs_along_the_common_slope() -> None:
