@@ -26,7 +26,14 @@ class LiveProgress:
     def __init__(self) -> None:
         self._console = Console(stderr=True, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bars = Progress(*columns, TextColumn("{task.fields[detail]}"), console=self._console, transient=True)
+        # Drawn between measurements alone: a thread that draws while a forward is timed would be timed with it.
+        self._bars = Progress(
+            *columns,
+            TextColumn("{task.fields[detail]}"),
+            console=self._console,
+            transient=True,
+            auto_refresh=False,
+        )
         self._waiting = self._console.status("")
         self._live = self._console.is_terminal
         self._title, self._total, self._done, self._resumed = "", 0, 0, 0
@@ -56,13 +63,14 @@ class LiveProgress:
                 self._bars.remove_task(task)
             self._bars.start()
             self._bars.add_task(title, total=total, completed=done, detail="")
+            self._bars.refresh()
         else:
             self._say(f"{title}: {total} to do" + (f", {done} of them done before" if done else ""))
 
     def advance(self, detail: str = "") -> None:
         self._done += 1
         if self._live:
-            self._bars.update(self._bars.task_ids[0], advance=1, detail=detail)
+            self._bars.update(self._bars.task_ids[0], advance=1, detail=detail, refresh=True)
         elif time.monotonic() - self._spoke > PLAIN_EVERY_SECONDS:
             self._spoke = time.monotonic()
             pace = (self._spoke - self._began) / (self._done - self._resumed)
