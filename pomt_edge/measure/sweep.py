@@ -93,7 +93,7 @@ class Sweep:
             self._rounds([number], f"latency, round {number + 1}, blocks", still_open)
         for number in range(rule.most_blocks, rule.most_blocks + RECHECKS):
             suspects = suspicious(self.curve(before=number))
-            self._rounds([number], f"{len(suspects)} suspicious points again, blocks", suspects)
+            self._rounds([number], f"suspicious points again ({len(suspects)}), blocks", suspects)
         return self.curve()
 
     def confirm(self, tokens: int) -> LatencyCurve:

@@ -32,8 +32,9 @@ def resolve(typed: str, known: Sequence[str]) -> str:
     if len(begins) == 1:
         return begins[0]
     if begins:
-        shown = ", ".join((plain or begins)[:8])
-        raise UserError(f"--model {typed} is ambiguous: {len(begins)} models begin so; give one of them: {shown}, …")
+        choices = plain or begins
+        shown = ", ".join(choices[:8]) + (", …" if len(choices) > 8 else "")
+        raise UserError(f"--model {typed} is ambiguous: {len(begins)} models begin so; give one of them: {shown}")
     raise UserError(f"--model {typed} is unknown; the nearest: {', '.join(_nearest(typed, known))} (or 'demo')")
 
 
