@@ -72,10 +72,8 @@ class Job:
             "grid": f"{self.tokens[:2]} to {self.tokens[-1]} by {request.grid_stride}",
             **dataclasses.asdict(self.preprocessing),
         }
-        for name in ("batch_size", "engine", "precision", "method", "block", "probe", "seed"):
-            facts[name] = getattr(request, name)
-        for name in ("interval_percent", "point_seconds", "unlabelled"):
-            facts[name] = getattr(request, name)
+        same = ("batch_size", "engine", "precision", "method", "block", "probe", "seed", "unlabelled")
+        facts |= {name: getattr(request, name) for name in (*same, "interval_percent", "point_seconds")}
         facts["data"] = str(request.data.resolve()) if request.data else None
         facts["images"] = self.images.fingerprint if self.images else None
         return facts
@@ -92,7 +90,6 @@ def prepare(request: Request, progress: Progress) -> Job:
     _check_writable(request.out)
     if request.threads:
         torch.set_num_threads(request.threads)
-    method.load(request.method)
     progress.busy(f"preparing {request.model}")
     created = create.create(
         Wanted(request.model, request.num_classes, request.image_px, request.weights, request.has_data)
@@ -174,10 +171,9 @@ def _images(request: Request, created: Created, preprocessing: Preprocessing, pr
     if request.data is None:
         return datasets.read_demo(count, request.seed, not request.unlabelled)
     progress.busy(f"reading images of {request.data}")
-    images = datasets.read_folder(
+    return datasets.read_folder(
         request.data, preprocessing, count, request.seed, classes_of(created.model), not request.unlabelled
     )
-    return images
 
 
 def _variant(request: Request, model: nn.Module, depth: int) -> Variant:

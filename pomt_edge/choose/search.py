@@ -25,7 +25,6 @@ def fastest_within_drop(
         candidates: counts, most tokens first, each faster than the one before it.
         known: accuracies measured before, at any counts.
     """
-
     known = list(known)
 
     def fits(index: int) -> bool:

@@ -19,10 +19,19 @@ ENVIRONMENT = f"MALLOC_TRIM_THRESHOLD_={NEVER} MALLOC_MMAP_THRESHOLD_={LARGEST_M
 """What gives a deployed process the same heap."""
 
 
-def keep_memory() -> bool:
-    """Let this process keep what it has allocated; False where the C library is not glibc, and nothing changes."""
+_kept = False
+
+
+def keep_memory() -> None:
+    """Let this process keep what it has allocated; where the C library is not glibc nothing changes."""
+    global _kept
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
-        return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, NEVER))
+        return
+    _kept = bool(mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def describe() -> str:
+    """How this process's heap is run, for the record of its environment."""
+    return f"kept between forwards, as by {ENVIRONMENT}" if _kept else "the C library's default"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ class Images:
     skipped: tuple[str, ...]
     """Files that could not be read."""
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Tells whether two draws are the same images with the same labels in the same order."""
         digest = hashlib.sha256(b"" if self.labels is None else self.labels.numpy().tobytes())

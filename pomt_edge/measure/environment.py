@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from pomt_edge import __version__, profiles
-from pomt_edge.engines import Setting
-from pomt_edge.engines._allocator import ENVIRONMENT, keep_memory
+from pomt_edge.engines import Setting, _allocator
 from pomt_edge.records import Environment
 
 PACKAGES = ("torchvision", "timm", "numpy", "scipy")
@@ -68,7 +67,7 @@ def _cpu_details() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "governor": governor or "not readable",
-        "heap": f"kept between forwards, as by {ENVIRONMENT}" if keep_memory() else "the C library's default",
+        "heap": _allocator.describe(),
         "load_before": [round(load, 2) for load in os.getloadavg()],
     }
 

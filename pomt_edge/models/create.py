@@ -51,11 +51,12 @@ def create(wanted: Wanted) -> Created:
     name = names.resolve(wanted.model, timm.list_models())
     torch.manual_seed(0)
     # As timm has it, and before anything is fetched: another family may not even take the options.
-    family_of(_untrained(name, Wanted(name)))
+    model, source = _untrained(name, Wanted(name)), "random"
+    family_of(model)
     if wanted.pretrained and wanted.weights is None:
         model, source = _pretrained(name, wanted)
-    else:
-        model, source = _untrained(name, wanted), "random"
+    elif _arguments(wanted):
+        model = _untrained(name, wanted)
     if wanted.weights is not None:
         weights.load_into(model, wanted.weights)
         source = f"sha256:{_sha256(wanted.weights)[:16]}"
