@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pomt_edge import Plan, cli, demo, reduce_model
+from pomt_edge.commands.common import INTERRUPTED, NEGATIVE
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = ["--threads", "1"]
@@ -116,7 +117,7 @@ def test_a_finished_run_is_not_measured_again_and_its_limits_may_change(
     before = (out / "measurements.jsonl").read_text().count('"ms"')
     assert cli.run(["--bs", "4", *QUICK, "--budget-ms", "1e6", "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "keep"
-    assert cli.run(["--bs", "4", *QUICK, "--budget-ms", "1e-3", "--out", str(out), "--json"]) == cli.UNREACHABLE
+    assert cli.run(["--bs", "4", *QUICK, "--budget-ms", "1e-3", "--out", str(out), "--json"]) == NEGATIVE
     assert json.loads(capsys.readouterr().out)["verdict"] == "unreachable"
     assert (out / "measurements.jsonl").read_text().count('"ms"') == before
 
@@ -373,7 +374,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == INTERRUPTED
     assert stderr.strip().splitlines()[-1].startswith("error: interrupted") and f"--out {out}" in stderr
     assert "Traceback" not in stderr
 

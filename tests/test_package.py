@@ -18,7 +18,7 @@ PACKAGE = ROOT / "pomt_edge"
 
 LAYERS = [
     {"errors", "records", "catalogue", ""},
-    {"profiles", "choose", "demo"},
+    {"profiles", "choose", "demo", "machine"},
     {"models"},
     {"reduce"},
     {"engines", "targets", "measure"},
@@ -26,11 +26,27 @@ LAYERS = [
     {"request", "console"},
     {"job"},
     {"offline"},
+    {"commands"},
     {"cli"},
 ]
 """What a layer imports lies in it or above it in this list; modules of one layer may know each other."""
 
-LIGHT = {"errors", "records", "catalogue", "profiles", "choose", "report", "request", "cli", "console", ""}
+LIGHT = {
+    *[
+        "errors",
+        "records",
+        "catalogue",
+        "profiles",
+        "choose",
+        "machine",
+        "report",
+        "request",
+        "commands",
+        "cli",
+        "console",
+    ],
+    "",
+}
 """These never import torch and what hangs on it, so that the help is quick and a board without torch can read."""
 HEAVY = {"torch", "torchvision", "timm", "safetensors", "PIL", "huggingface_hub"}
 OPTIONAL = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx_bindings", "pynvml", "jtop", "ray", "transformers"}

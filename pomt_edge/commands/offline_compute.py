@@ -1,0 +1,154 @@
+"""`offline_compute`: the main job."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, fail, path, show_version
+
+if TYPE_CHECKING:
+    from pomt_edge.request import Request
+
+
+def offline_compute(
+    model: Annotated[
+        str, typer.Option(help="A timm name or an unambiguous beginning; 'demo': the embedded one.")
+    ] = "demo",
+    batch_size: Annotated[int, typer.Option("--bs", "--batch-size", help="Images per forward.")] = 1,
+    data: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="PATH", help="Images: one folder per class. Without: latency only."),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Images to draw from --data, class-balanced. [default: 1024]")
+    ] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="--data has no classes: measure agreement with the unreduced model.")
+    ] = False,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Choose the fastest count that loses at most so many points. [default: 1.0]")
+    ] = None,
+    budget_ms: Annotated[float | None, typer.Option(help="Choose the most accurate count within so many ms.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Choose by the paper's utility with this weight of latency.")
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Keep at least this share of the tokens. [default without --data: 0.7]")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="PATH",
+            help="safetensors or torch checkpoint. [default: pretrained, if --data is given]",
+        ),
+    ] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of the model. [default: timm's]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Image height and width in pixels. [default: timm's]")] = None,
+    normalize: Annotated[
+        str | None, typer.Option(metavar="MEAN,STD", help="Of pixel values in 0 to 1. [default: timm's]")
+    ] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(help="Share of the image that the crop keeps. [default: timm's]")
+    ] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, … [default: timm's]")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: cuda where there is one.")] = "auto",
+    engine: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: torch's]")] = None,
+    method: Annotated[str, typer.Option(help="How tokens are reduced.")] = "pomt",
+    block: Annotated[int, typer.Option(help="The block that reduces, from 0.")] = 3,
+    probe: Annotated[
+        str, typer.Option(help="block: the reduced model itself; input: the paper's random tokens at the input.")
+    ] = "block",
+    grid_start: Annotated[int | None, typer.Option(help="Most tokens kept in the grid. [default: all]")] = None,
+    grid_stop: Annotated[
+        int | None, typer.Option(help="Fewest tokens kept in the grid. [default: 10 % of them]")
+    ] = None,
+    grid_stride: Annotated[int, typer.Option(help="Tokens between the grid's points.")] = 1,
+    accuracy_grid: Annotated[
+        str | None, typer.Option(help="efficient: accuracy where it can decide; full: everywhere. [default: efficient]")
+    ] = None,
+    interval: Annotated[
+        float, typer.Option(help="A point is measured until its 95 % interval is within so many percent …")
+    ] = 1.0,
+    point_seconds: Annotated[float, typer.Option(help="… or so many seconds of forwards went into it.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the order of points, the draw of images and the input probe.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="PATH",
+            help="Folder of results; given again, it resumes. [default: runs/MODEL-bsN-DEVICE-TIME]",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the plan, and nothing else, on standard output.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> int:
+    """Measure latency against tokens kept, on this device, and choose how many to remove, or none.
+
+    Without options it runs the embedded demo. A run that was interrupted goes on when it is started again with
+    the same --out.
+    """
+    from pomt_edge.request import Request
+
+    request = Request(
+        model=model,
+        batch_size=batch_size,
+        data=data,
+        images=images,
+        unlabelled=unlabelled,
+        weights=weights,
+        num_classes=num_classes,
+        image_px=image_size,
+        normalize=normalize,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        device=device,
+        engine=engine,
+        precision=precision,
+        threads=threads,
+        method=method,
+        block=block,
+        probe=probe,
+        grid_start=grid_start,
+        grid_stop=grid_stop,
+        grid_stride=grid_stride,
+        max_drop=max_drop,
+        budget_ms=budget_ms,
+        alpha=alpha,
+        keep=keep,
+        accuracy_grid=accuracy_grid,
+        interval_percent=interval,
+        point_seconds=point_seconds,
+        seed=seed,
+        out=out,
+    )
+    return _run(request, as_json)
+
+
+def _run(request: Request, as_json: bool) -> int:
+    request.check()
+    from pomt_edge.console import LiveProgress, print_summary
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with LiveProgress() as progress:
+            from pomt_edge import offline
+
+            result, folder = offline.run(request, progress)
+    except KeyboardInterrupt as interrupt:
+        # Here and not around the command: typer would turn it into a bare exit code.
+        return fail(str(interrupt) or "interrupted", INTERRUPTED)
+    print_summary(result, folder, to_stderr=as_json)
+    if as_json:
+        print(result.plan.to_json())
+    return NEGATIVE if result.plan.verdict == "unreachable" else 0
