@@ -11,7 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from pomt_edge.commands.clocks import clocks
 from pomt_edge.commands.common import guarded, show_version
+from pomt_edge.commands.compare import compare
+from pomt_edge.commands.doctor import doctor
 from pomt_edge.commands.offline_compute import offline_compute
 
 OPTIONS: dict[str, Any] = {
@@ -26,6 +29,9 @@ main_job.command()(offline_compute)
 
 app = typer.Typer(**OPTIONS)
 app.command()(offline_compute)
+app.add_typer(clocks, name="clocks")
+app.command()(compare)
+app.command()(doctor)
 
 
 @app.callback()

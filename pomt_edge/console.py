@@ -50,7 +50,9 @@ class LiveProgress:
             self._bars.stop()
 
     def busy(self, text: str) -> None:
-        if self._live:
+        if self._live and self._bars.task_ids:
+            self._bars.update(self._bars.task_ids[0], detail=text, refresh=True)
+        elif self._live:
             self._waiting.update(text)
             self._waiting.start()
 

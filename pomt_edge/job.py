@@ -17,6 +17,7 @@ from torch import nn
 from pomt_edge import __version__, catalogue
 from pomt_edge.engines import ENGINES, Engine, Setting
 from pomt_edge.errors import UserError
+from pomt_edge.machine.system import System
 from pomt_edge.measure import datasets, environment
 from pomt_edge.measure.datasets import Images
 from pomt_edge.measure.progress import Progress
@@ -28,7 +29,7 @@ from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.input_probe import probe_at_input
 from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.request import DEFAULT_IMAGES, Request
-from pomt_edge.targets.local import LocalTarget, Variant
+from pomt_edge.targets.local import ClockWishes, LocalTarget, Variant
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Job:
             "weights": self.created.weights,
             "num_classes": classes_of(self.created.model),
             "device": setting.device,
-            "device_name": environment.device_name(setting.device),
+            "device_name": environment.device_name(setting.device, self.target.system),
             "threads": torch.get_num_threads(),
+            "timer": self.target.timer,
             "torch": torch.__version__,
             "timm": timm.__version__,
             "pomt_edge": __version__,
@@ -105,9 +107,31 @@ def prepare(request: Request, progress: Progress) -> Job:
     preprocessing = _preprocessing(request, created)
     images = _images(request, created, preprocessing, progress) if request.has_data else None
     model = engine.prepare(created.model, setting)
-    target = LocalTarget(_variant(request, model, depth), engine, setting)
+    variant = _variant(request, model, depth)
+    setting = _with_graphs(request, engine, setting, [variant(tokens[0]), variant(tokens[-1])], progress)
+    clocks = ClockWishes(request.power_mode, request.gpu_clock_mhz)
+    target = LocalTarget(variant, engine, setting, tokens[0], clocks, System(request.sysroot))
+    if request.lock:
+        target.controls()  # a power mode that this board does not have is said now
     folder = request.out or Path("runs") / _folder_name(created.name, setting)
     return Job(request, created, preprocessing, setting, target, tokens, depth, images, folder)
+
+
+def _with_graphs(
+    request: Request, engine: Engine, setting: Setting, models: list[nn.Module], progress: Progress
+) -> Setting:
+    """The setting with CUDA graphs where they are wanted and can be had for the largest and the smallest model."""
+    on_cuda = setting.device.startswith("cuda")
+    if request.cuda_graphs is False or (request.cuda_graphs is None and not on_cuda):
+        return setting
+    objections = (engine.objection_to_graphs(model, setting) for model in models)
+    objection = next(filter(None, objections), None)
+    if objection is None:
+        return dataclasses.replace(setting, cuda_graphs=True)
+    if request.cuda_graphs:
+        raise UserError(f"--cuda-graphs: not to be had here ({objection}); leave it out, or give --no-cuda-graphs")
+    progress.note(f"CUDA graphs are not to be had here ({objection}); timed by events, launching included")
+    return setting
 
 
 def _device(request: Request, engine: Engine) -> str:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import statistics
 from pathlib import Path
+from typing import Any
 
 from pomt_edge.choose import plan as planning
-from pomt_edge.choose import staircase
+from pomt_edge.decision import decide
 from pomt_edge.errors import Interrupted
 from pomt_edge.job import Job, classes_of, prepare
 from pomt_edge.measure import environment
 from pomt_edge.measure.accuracy import Accuracy
+from pomt_edge.measure.clocks import locked_clocks
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
-from pomt_edge.measure.sweep import Grid, Sweep
+from pomt_edge.measure.sweep import Begin, Grid, Sweep
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import LatencyCurve, Result, Staircase
+from pomt_edge.records import Environment, Result
 from pomt_edge.report import files
+from pomt_edge.report.unrest import clock_sentence
 from pomt_edge.request import Request
-
-CONFIRMED_CHOICES = 6
-"""Choices that are measured again, should each turn out otherwise than it looked; then one of them is taken."""
-
-
-RESTLESS_PERCENT = 5.0
 
 
 def run(request: Request, progress: Progress) -> tuple[Result, Path]:
@@ -35,10 +32,10 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
     """
     request.check()
     job = prepare(request, progress)
-    with Journal(job.folder, job.configuration) as journal:
+    with Journal(job.folder, job.configuration) as journal, contextlib.ExitStack() as locks:
         progress.note(f"results and resumable measurements: {job.folder}")
         try:
-            result = _measure_and_choose(job, journal, progress)
+            result = _measure_and_choose(job, journal, progress, lambda: _begin(job, journal, progress, locks))
         except KeyboardInterrupt as error:
             kept = f"interrupted; what was measured is kept: give the same options and --out {job.folder} to go on"
             raise Interrupted(kept) from error
@@ -46,17 +43,29 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
     return result, job.folder
 
 
-def _measure_and_choose(job: Job, journal: Journal, progress: Progress) -> Result:
+def _begin(job: Job, journal: Journal, progress: Progress, locks: contextlib.ExitStack) -> dict[str, Any]:
+    """Lock the clocks until `locks` closes and keep the environment; gives what has to stay the same in a run."""
+    progress.busy("locking the clocks")
     request = job.request
-    here = environment.describe(job.setting, request.engine)
-    here = dataclasses.replace(here, details=here.details | job.inputs)
+    wishes: dict[str, Any] = {"lock": request.lock, "required": request.require_locked}
+    clocks = locks.enter_context(locked_clocks(job.target, **wishes, tell=progress.note))
+    facts = {"timer": job.target.timer, "clocks": dataclasses.asdict(clocks)} | job.inputs
+    here = environment.describe(job.setting, request.engine, job.target.system)
+    journal.add({"environment": dataclasses.replace(here, details=here.details | facts).to_dict()})
+    progress.note(clock_sentence(facts["clocks"]))
+    return {"clocks": clocks.state, "clocks wanted": clocks.wanted, "power mode": clocks.seen.get("power_mode")}
+
+
+def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: Begin) -> Result:
+    request = job.request
     rule = StopRule(request.interval_percent, request.point_seconds)
-    sweep = Sweep(Grid(job.tokens, request.probe, request.seed, rule), job.target, journal, progress)
+    grid = Grid(job.tokens, request.probe, request.seed, rule, batch_size=request.batch_size)
+    sweep = Sweep(grid, job.target, journal, progress, begin)
     accuracy = _accuracy(job, journal, progress)
     if accuracy and request.accuracy_grid == "full":
         for tokens in job.tokens:
             accuracy.at(tokens)
-    curve, fitted, decision = _decide(job, sweep, accuracy)
+    curve, fitted, decision = decide(sweep, request.limits, request.detrend, accuracy)
     subject = planning.Subject(
         model=job.created.name,
         method=request.method,
@@ -78,8 +87,13 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress) -> Resul
         measured.measure if measured else None,
         accuracy.at if accuracy else None,
     )
-    result = Result(plan, curve, fitted, measured, here)
+    result = Result(plan, curve, fitted, measured, _environment(journal))
     return dataclasses.replace(result, notes=tuple(_notes(job, result)))
+
+
+def _environment(journal: Journal) -> Environment:
+    """The machine when this run was last measured, which may have been in another process."""
+    return Environment.from_dict([entry["environment"] for entry in journal.entries if "environment" in entry][-1])
 
 
 def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None:
@@ -88,46 +102,8 @@ def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None
     return Accuracy(job.images, job.preprocessing, job.target.session, job.tokens[0], journal, progress)
 
 
-def _decide(job: Job, sweep: Sweep, accuracy: Accuracy | None) -> tuple[LatencyCurve, Staircase, planning.Decision]:
-    """Choose, measure the choice again beside the baseline, and choose again until that changes nothing."""
-    curve = sweep.run()
-    confirmed: set[int] = set()
-    while True:
-        fitted = staircase.fit(curve)
-        candidates = fitted.efficient
-        if len(confirmed) == CONFIRMED_CHOICES:
-            candidates = tuple(tokens for tokens in candidates if tokens in confirmed or tokens == job.tokens[0])
-        decision = planning.decide(
-            curve,
-            candidates,
-            job.request.limits,
-            accuracy.at if accuracy else None,
-            accuracy.known() if accuracy else (),
-        )
-        if decision.verdict != "prune" or decision.tokens in confirmed:
-            return curve, fitted, planning.settled(curve, decision, job.request.limits)
-        confirmed.add(decision.tokens)
-        curve = sweep.confirm(decision.tokens)
-
-
-def _unrest(result: Result) -> list[str]:
-    """A note if the machine's speed changed by more than the differences that are looked for."""
-    anchor = result.curve.anchor_ms
-    if len(anchor) < 20:
-        return []
-    edges = statistics.quantiles(anchor, n=20)
-    fastest, slowest = edges[0], edges[-1]
-    if slowest <= (1 + RESTLESS_PERCENT / 100) * fastest:
-        return []
-    return [
-        f"The machine was restless: the unreduced model took {fastest:.4g} to {slowest:.4g} ms (middle 90 % of its "
-        "blocks). Counts are compared by ratios to it; for milliseconds to rely on, close other programs and lock the "
-        "clocks."
-    ]
-
-
 def _notes(job: Job, result: Result) -> list[str]:
-    notes = _unrest(result)
+    notes = []
     if job.created.weights == "random":
         notes.append("Random weights: latency does not depend on them, and none were fetched.")
     baseline = result.plan.baseline_percent

@@ -137,6 +137,51 @@ class LatencyPoint(Record):
     """Withheld (None) below 44 samples; p95 below 90, p99 below 459."""
     p95_ms: float | None = None
     p99_ms: float | None = None
+    cv_percent: float | None = None
+    """Coefficient of variation of the samples: standard deviation over mean."""
+    energy_mj: float | None = None
+    """Energy per image in millijoules, where the device counts it."""
+    memory_mib: float | None = None
+    """On CUDA the peak of what one forward and the weights have allocated; on the CPU the resident memory of the
+    whole process, all counts' models in it."""
+
+
+@dataclass(frozen=True)
+class Shift(Record):
+    """A sudden change of the machine's speed."""
+
+    anchor: int
+    """Blocks of the anchor measured before it."""
+    percent: float
+    """Of the anchor's latency, positive for slower."""
+
+
+@dataclass(frozen=True)
+class Steadiness(Record):
+    """How steady the machine was through the sweep, by what was measured and by the device's own counters."""
+
+    drift_percent: float = 0.0
+    """Change of the anchor from the sweep's start to its end, by a robust line, sudden shifts aside."""
+    drift_low: float = 0.0
+    """Lower end of the drift's 95 % interval, in percent."""
+    drift_high: float = 0.0
+    shifts: tuple[Shift, ...] = ()
+    samples: int = 0
+    outliers: int = 0
+    """Forwards far above the median of their block; they are counted and kept."""
+    cv_percent: float | None = None
+    """The middle point's coefficient of variation."""
+    warm_up_forwards: int = 0
+    warm_up_ratio: float | None = None
+    """First forward over settled one."""
+    dropped_blocks: int = 0
+    """Blocks that the device's counters say were throttled; they were measured again."""
+    throttled_blocks: int = 0
+    """Throttled blocks that are in the curve, because measuring again did not help."""
+    throttled_by: dict[str, Any] = field(default_factory=dict)
+    """What held the device back, and in how many blocks."""
+    counters: tuple[str, ...] = ()
+    """The throttle counters that the device has."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +194,9 @@ class LatencyCurve(Record):
     anchor_ms: tuple[float, ...] = ()
     """Block medians of the baseline in the order of measurement, as they were: they show drift and unrest.
     The points' latencies are scaled by the anchor around them to its median."""
-    drift_percent: float = 0.0
-    """Change of the anchor from the sweep's start to its end, by a robust line through its blocks."""
+    steadiness: Steadiness = Steadiness()
+    detrended: bool = False
+    """Whether the latencies are those of the sweep's start, the drift taken out."""
     percentile_method: str = "linear"
 
     @property
@@ -304,3 +350,80 @@ class Result(Record):
     environment: Environment
     notes: tuple[str, ...] = ()
     """Sentences that the user must read: random weights, skipped images, an imbalance seen."""
+
+
+@dataclass(frozen=True)
+class ComparedPoint(Record):
+    """One token count in two runs, B against A."""
+
+    tokens: int
+    a_ms: float
+    b_ms: float
+    a_speedup: float
+    """Of A's unreduced model over this count."""
+    b_speedup: float
+    percent: float
+    """How much longer B takes than A, in percent of A; negative is faster. On the relative scale it is the shares of
+    the unreduced model's latency that are compared."""
+    low: float | None
+    """Lower end of the difference's 95 % interval, in percent; None where neither side has an interval."""
+    high: float | None
+    verdict: str
+    """'SAME', 'FASTER', 'SLOWER' or 'AMBIGUOUS' (not measured well enough to tell)."""
+    beyond: bool
+    """Whether it is faster or slower by surely more than the tolerance, the number of counts looked at allowed for."""
+
+
+@dataclass(frozen=True)
+class FieldPair(Record):
+    """A field of the environment that two runs do not share."""
+
+    field: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class ComparedPlans(Record):
+    """What two runs chose."""
+
+    a_verdict: str
+    b_verdict: str
+    a_removed: int
+    b_removed: int
+    agreement: str
+    """'same', 'same tread' (of A's staircase) or 'different'."""
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """Run B against run A."""
+
+    a: str
+    b: str
+    verdict: str
+    """'SLOWER' (a regression), 'FASTER', 'SAME', 'AMBIGUOUS' or 'INCOMPARABLE'."""
+    because: str
+    tolerance_percent: float
+    scale: str
+    """'absolute': counts in milliseconds; 'relative': each in shares of its own run's unreduced model."""
+    level: ComparedPoint | None
+    """The unreduced model in milliseconds; its interval holds the machine's unrest."""
+    points: tuple[ComparedPoint, ...]
+    """The reduced counts that both have, most tokens first."""
+    counts: dict[str, Any]
+    """How many points there are of each verdict."""
+    only_in_a: tuple[int, ...]
+    only_in_b: tuple[int, ...]
+    plans: ComparedPlans | None
+    incomparable: tuple[FieldPair, ...]
+    """Fields that matter and differ."""
+    differs: tuple[FieldPair, ...]
+    """Fields that may differ between two runs that are compared, such as versions."""
+    unknown_in_a: tuple[str, ...]
+    """Fields that matter and that only the other run recorded."""
+    unknown_in_b: tuple[str, ...]
+    chosen: tuple[int, ...] = ()
+    """The counts that the plans chose, A's first."""
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA

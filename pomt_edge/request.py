@@ -53,6 +53,15 @@ class Request:
     interval_percent: float = 1.0
     point_seconds: float = 1.0
     seed: int = 0
+    detrend: bool = False
+    cuda_graphs: bool | None = None
+    """None: where the device and the model can."""
+    lock: bool = True
+    require_locked: bool = False
+    power_mode: str | None = None
+    gpu_clock_mhz: int | None = None
+    sysroot: Path = Path("/")
+    """Where the machine's own files are mounted."""
     out: Path | None = None
 
     @property
@@ -91,10 +100,20 @@ class Request:
         self._check_data()
         if len([value for value in (self.max_drop, self.budget_ms, self.alpha) if value is not None]) > 1:
             raise UserError("--max-drop, --budget-ms and --alpha exclude each other: each is a way to choose; give one")
+        self._check_clocks()
         own = {"--normalize": self.mean_and_std, "--crop-pct": self.crop_pct, "--interpolation": self.interpolation}
         given = [option for option, value in own.items() if value is not None]
         if given and self.model == demo.NAME and self.data is None:
             raise UserError(f"the embedded demo's images are ready as they are; leave out {given[0]}, or give --data")
+
+    def _check_clocks(self) -> None:
+        if not self.sysroot.is_dir():
+            raise UserError(f"--sysroot {self.sysroot}: {_absent(self.sysroot)}; expected where the / is mounted")
+        if not self.lock and self.require_locked:
+            raise UserError("--no-lock and --require-locked exclude each other; leave one out")
+        if not self.lock and (self.power_mode or self.gpu_clock_mhz):
+            option = "--power-mode" if self.power_mode else "--gpu-clock"
+            raise UserError(f"{option} sets clocks and --no-lock leaves them alone; leave one out")
 
     def _check_ranges(self) -> None:
         _in_range("--bs", self.batch_size, 1, 65536)
@@ -111,6 +130,7 @@ class Request:
         _in_range("--keep", self.keep, 0.0, 1.0)
         _in_range("--interval", self.interval_percent, 0.01, 100.0)
         _in_range("--point-seconds", self.point_seconds, 0.0, 1e5)
+        _in_range("--gpu-clock", self.gpu_clock_mhz, 1, 10**5)
         _in_range("--seed", self.seed, 0, 2**63 - 1)
 
     def _check_words(self) -> None:

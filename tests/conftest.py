@@ -6,5 +6,5 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-for folder in ("reduce", "measure", "report", "choose"):
+for folder in ("reduce", "measure", "report", "choose", "fakes", "scripts"):
     sys.path.insert(0, str(HERE / folder))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boards
 import pytest
 import torch
 from PIL import Image
@@ -23,9 +24,10 @@ from pomt_edge import Plan, cli, demo, reduce_model
 from pomt_edge.commands.common import INTERRUPTED, NEGATIVE
 
 ROOT = Path(__file__).parents[1]
-ONE_THREAD = ["--threads", "1"]
-"""Two threads that wait for each other stall for seconds when another process wants a core as well."""
-QUICK = ["--grid-stride", "35", "--grid-stop", "22", "--point-seconds", "0.05", "--images", "96", *ONE_THREAD]
+TAME = ["--threads", "1", "--no-lock"]
+"""Two threads that wait for each other stall for seconds when another process wants a core as well; and the tests
+leave the clocks of the machine that runs them alone."""
+QUICK = ["--grid-stride", "35", "--grid-stop", "22", "--point-seconds", "0.05", "--images", "96", *TAME]
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +124,136 @@ def test_a_finished_run_is_not_measured_again_and_its_limits_may_change(
     assert (out / "measurements.jsonl").read_text().count('"ms"') == before
 
 
+def test_the_run_says_how_the_clocks_were_and_how_steady_the_machine(finished: tuple[Path, str, str]) -> None:
+    out, _, stderr = finished
+    result = json.loads((out / "result.json").read_text())
+    details, steadiness = result["environment"]["details"], result["curve"]["steadiness"]
+    assert details["clocks"]["state"] == "left alone" and details["timer"] == "host clock"
+    assert f"clocks: {details['clocks']['state']}" in stderr
+    assert steadiness["samples"] > 50 and steadiness["warm_up_forwards"] > 0
+    assert all(point["memory_mib"] > 50 for point in result["curve"]["points"])
+    page = (out / "report.html").read_text()
+    assert details["clocks"]["state"] in page and "drifted by" in page
+
+
+LOCKED_RUN = [*QUICK[:-1], "--grid-stride", "100", "--budget-ms", "1e6", "--device", "cpu", "--bs", "4"]
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> boards.Board:
+    """A Jetson whose clocks can be locked, below a folder."""
+    made = boards.make("agx_orin_64g", tmp_path / "board", mode="30W")
+    monkeypatch.setenv("PATH", made.env["PATH"])
+    monkeypatch.setenv("FAKE_BOARD", str(made.root))
+    return made
+
+
+def test_the_clocks_are_locked_while_measuring_and_put_back(
+    board: boards.Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = board.snapshot()
+    options = [*LOCKED_RUN, "--sysroot", str(board.root), "--require-locked"]
+    assert cli.run([*options, "--out", str(tmp_path / "out")]) == 0
+    assert "clocks: locked (power mode MAXN" in capsys.readouterr().err
+    assert board.snapshot() == before
+    assert ["jetson_clocks"] in board.calls()
+    environment = json.loads((tmp_path / "out" / "environment.json").read_text())
+    assert environment["details"]["power_mode"] == "MAXN"
+    assert environment["details"]["clocks"]["before"]["power_mode"] == "30W"
+
+    calls = len(board.calls())
+    assert cli.run([*options, "--out", str(tmp_path / "out")]) == 0
+    assert len([call for call in board.calls()[calls:] if call[1:] != ["-q"]]) == 0, (
+        "nothing to measure, nothing to lock"
+    )
+    kept = json.loads((tmp_path / "out" / "environment.json").read_text())
+    assert kept == environment, "the environment is that of the measurement"
+
+
+def test_another_power_mode_is_not_mixed_into_a_run(
+    board: boards.Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*LOCKED_RUN, "--sysroot", str(board.root), "--out", str(tmp_path / "out")]
+    assert cli.run([*options, "--power-mode", "15W"]) == 0
+    lines = (tmp_path / "out" / "measurements.jsonl").read_text().splitlines()
+    half = [line for line in lines if '"ms"' not in line] + [line for line in lines if '"ms"' in line][:3]
+    (tmp_path / "out" / "measurements.jsonl").write_text("".join(f"{line}\n" for line in half))
+    assert cli.run([*options, "--power-mode", "MAXN"]) == 2
+    assert "'15W'" in capsys.readouterr().err
+    assert board.mode == "30W"
+
+
+def test_a_lock_that_does_not_hold_is_said_and_can_be_made_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = boards.make("agx_orin_64g", tmp_path / "board", enforced=False)
+    monkeypatch.setenv("PATH", made.env["PATH"])
+    monkeypatch.setenv("FAKE_BOARD", str(made.root))
+    before = made.snapshot()
+    options = [*LOCKED_RUN, "--sysroot", str(made.root), "--out", str(tmp_path / "out")]
+    assert cli.run([*options, "--require-locked"]) == 2
+    assert "--require-locked: the clocks are not locked" in capsys.readouterr().err
+    assert made.snapshot() == before
+    assert cli.run(options) == 0
+    assert "clocks: not locked" in capsys.readouterr().err and made.snapshot() == before
+    assert "not locked" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_locked_run_that_is_killed_leaves_a_journal_that_puts_the_clocks_back(
+    board: boards.Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = board.snapshot()
+    options = [*LOCKED_RUN, "--grid-stride", "5", "--sysroot", str(board.root), "--out", str(tmp_path / "out")]
+    run = subprocess.Popen([sys.executable, "offline_compute.py", *options], cwd=ROOT, stderr=subprocess.DEVNULL)
+    journal = tmp_path / "out" / "measurements.jsonl"
+    while not (journal.exists() and '"ms"' in journal.read_text()):
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    assert board.snapshot() != before
+    assert cli.run_any(["clocks", "restore", "--sysroot", str(board.root)]) == 0
+    assert board.snapshot() == before
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_a_locked_run_that_is_ended_puts_the_clocks_back(
+    ending: signal.Signals, board: boards.Board, tmp_path: Path
+) -> None:
+    before = board.snapshot()
+    options = [*LOCKED_RUN, "--grid-stride", "5", "--sysroot", str(board.root), "--out", str(tmp_path / "out")]
+    run = subprocess.Popen([sys.executable, "offline_compute.py", *options], cwd=ROOT, stderr=subprocess.PIPE)
+    journal = tmp_path / "out" / "measurements.jsonl"
+    while not (journal.exists() and '"ms"' in journal.read_text()):
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(ending)
+    _, stderr = run.communicate()
+    assert run.returncode == INTERRUPTED and b"give the same options" in stderr
+    assert board.snapshot() == before
+
+
+def test_a_drift_is_taken_out_without_measuring_again(
+    finished: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = finished[0]
+    options = ["--bs", "4", *QUICK, "--budget-ms", "1e6", "--out", str(out)]
+    before = (out / "measurements.jsonl").read_text().count('"ms"')
+    curves = []
+    for detrend in ([], ["--detrend"]):
+        assert cli.run([*options, *detrend]) == 0
+        curves.append(json.loads((out / "result.json").read_text())["curve"])
+    as_measured, asked_for = curves
+    steadiness = as_measured["steadiness"]
+    sure = steadiness["drift_low"] > 0 or steadiness["drift_high"] < 0
+    assert not as_measured["detrended"] and asked_for["detrended"] == sure
+    factor = 1 / (1 + steadiness["drift_percent"] / 200) if sure else 1
+    for first, second in zip(as_measured["points"], asked_for["points"], strict=True):
+        assert second["median_ms"] == pytest.approx(factor * first["median_ms"])
+    assert (out / "measurements.jsonl").read_text().count('"ms"') == before
+    capsys.readouterr()
+
+
 def test_another_configuration_is_refused_and_nothing_is_lost(
     finished: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +274,7 @@ def test_latency_alone_claims_no_accuracy(tmp_path: Path, capsys: pytest.Capture
         "4",
         "--point-seconds",
         "0.02",
-        *ONE_THREAD,
+        *TAME,
     ]
     assert cli.run([*options, "--out", str(tmp_path), "--json"]) == 0
     printed = capsys.readouterr()
@@ -179,7 +311,7 @@ def test_agreement_is_never_called_accuracy(tmp_path: Path, capsys: pytest.Captu
         "0.02",
         "--accuracy-grid",
         "full",
-        *ONE_THREAD,
+        *TAME,
     ]
     assert cli.run([*small, *options, "--out", str(tmp_path / "out"), "--json"]) == 0
     printed = capsys.readouterr()
@@ -235,6 +367,11 @@ def demo_state() -> dict[str, torch.Tensor]:
         (["--precision", "fp8"], "expected one of fp32, fp16, bf16"),
         (["--no-such-option"], "no-such-option"),
         (["--out", "README.md/x"], "can't be written"),
+        (["--no-lock", "--require-locked"], "exclude each other"),
+        (["--no-lock", "--gpu-clock", "1410"], "--gpu-clock sets clocks and --no-lock leaves them alone"),
+        (["--gpu-clock", "0"], "--gpu-clock 0 is out of range"),
+        (["--power-mode", "MAXN", "--device", "cpu"], "only a Jetson has power modes; leave it out"),
+        (["--cuda-graphs", "--device", "cpu"], "--cuda-graphs: not to be had here (cpu has no CUDA graphs)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -294,7 +431,7 @@ class Killed:
         self.out = out
         self.log = out.parent / "log"
         options = ["--grid-stride", "10", "--point-seconds", "0.1", "--images", "64", "--accuracy-grid", "full"]
-        options += ["--max-drop", "60", *ONE_THREAD]
+        options += ["--max-drop", "60", *TAME]
         self.command = [sys.executable, "offline_compute.py", "--bs", "4", *options, "--out", str(out)]
 
     def measured(self) -> list[dict[str, Any]]:
@@ -380,7 +517,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_the_last_count_named_is_measured_whatever_the_stride(tmp_path: Path) -> None:
-    options = ["--grid-stride", "1000", "--grid-stop", "50", "--point-seconds", "0.02", "--images", "32", *ONE_THREAD]
+    options = ["--grid-stride", "1000", "--grid-stop", "50", "--point-seconds", "0.02", "--images", "32", *TAME]
     assert cli.run([*options, "--out", str(tmp_path)]) == 0
     assert [row["tokens"] for row in rows(tmp_path / "curve.csv")] == ["197", "50"]
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"reduce"},
     {"engines", "targets", "measure"},
     {"report"},
-    {"request", "console"},
+    {"request", "console", "decision"},
     {"job"},
     {"offline"},
     {"commands"},

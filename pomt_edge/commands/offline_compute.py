@@ -78,6 +78,28 @@ def offline_compute(
     ] = 1.0,
     point_seconds: Annotated[float, typer.Option(help="… or so many seconds of forwards went into it.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the order of points, the draw of images and the input probe.")] = 0,
+    detrend: Annotated[
+        bool, typer.Option("--detrend", help="Take a drift of the machine out: milliseconds as at the sweep's start.")
+    ] = False,
+    cuda_graphs: Annotated[
+        bool | None,
+        typer.Option("--cuda-graphs/--no-cuda-graphs", help="Time replays of CUDA graphs. [default: where it can]"),
+    ] = None,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave the clocks alone.")] = False,
+    require_locked: Annotated[
+        bool, typer.Option("--require-locked", help="Stop with an error unless the clocks are locked and hold.")
+    ] = False,
+    power_mode: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Jetson: nvpmodel's mode, or current. [default: MAXN, else the largest]"),
+    ] = None,
+    gpu_clock: Annotated[
+        int | None, typer.Option(metavar="MHZ", help="Lock the GPU here. [default: its boost clock]")
+    ] = None,
+    sysroot: Annotated[
+        Path,
+        typer.Option(parser=path, metavar="DIR", help="Where the machine's / is mounted, in a container."),
+    ] = Path("/"),
     out: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +152,13 @@ def offline_compute(
         interval_percent=interval,
         point_seconds=point_seconds,
         seed=seed,
+        detrend=detrend,
+        cuda_graphs=cuda_graphs,
+        lock=not no_lock,
+        require_locked=require_locked,
+        power_mode=power_mode,
+        gpu_clock_mhz=gpu_clock,
+        sysroot=sysroot,
         out=out,
     )
     return _run(request, as_json)
@@ -139,7 +168,9 @@ def _run(request: Request, as_json: bool) -> int:
     request.check()
     from pomt_edge.console import LiveProgress, print_summary
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # a lost connection must put the clocks back too
+        if signal.getsignal(ending) != signal.SIG_IGN:
+            signal.signal(ending, signal.default_int_handler)
     try:
         with LiveProgress() as progress:
             from pomt_edge import offline

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,20 @@ def prepare(model: nn.Module, setting: Setting) -> nn.Module:
 
 
 def load(model: nn.Module, setting: Setting) -> Session:
-    session = _CudaSession if setting.device.startswith("cuda") else _HostSession
+    on_cuda = _GraphSession if setting.cuda_graphs else _EventSession
+    session = on_cuda if setting.device.startswith("cuda") else _HostSession
     return session(model.eval(), setting)
+
+
+def objection_to_graphs(model: nn.Module, setting: Setting) -> str | None:
+    """Why the model can't be captured as a CUDA graph here, or None if it can."""
+    if not setting.device.startswith("cuda"):
+        return f"{setting.device} has no CUDA graphs"
+    try:
+        _GraphSession(model.eval(), setting)
+    except RuntimeError as error:
+        return str(error).strip().partition("\n")[0][:200]
+    return None
 
 
 def check_device(device: str) -> None:
@@ -41,6 +55,14 @@ def check_device(device: str) -> None:
     index = int(device.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
         raise UserError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, cuda:0 is the first")
+
+
+def gpu_uuid(device: str) -> str | None:
+    """The UUID by which the driver knows a CUDA device; None on the CPU and from a torch that does not tell."""
+    if not device.startswith("cuda"):
+        return None
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return str(uuid) if uuid else None
 
 
 def default_device() -> str:
@@ -58,6 +80,8 @@ def _batch(setting: Setting) -> Tensor:
 
 class _HostSession:
     """Timed with the host's clock: on the CPU a forward has ended when the call returns."""
+
+    timer = "host clock"
 
     def __init__(self, model: nn.Module, setting: Setting) -> None:
         self.model = model
@@ -79,9 +103,20 @@ class _HostSession:
         output: Tensor = self.model(images.to(self.device, self.dtype))
         return output.float().cpu().numpy()
 
+    def memory_mib(self) -> float | None:
+        """The process's resident memory, all variants' models in it."""
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+        except (OSError, ValueError):
+            return None
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-class _CudaSession(_HostSession):
+
+class _EventSession(_HostSession):
     """Timed on the device, by events around each forward; the host waits once, at the end."""
+
+    timer = "CUDA events"
+    _peak_mib: float | None = None
 
     @torch.inference_mode()
     def time_ms(self, count: int) -> list[float]:
@@ -89,7 +124,54 @@ class _CudaSession(_HostSession):
             marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 * count)]
             for start, end in zip(marks[::2], marks[1::2], strict=True):
                 start.record()
-                self.model(self.images)
+                self._forward()
                 end.record()
             torch.cuda.synchronize()
             return [float(start.elapsed_time(end)) for start, end in zip(marks[::2], marks[1::2], strict=True)]
+
+    def _forward(self) -> None:
+        self.model(self.images)
+
+    @torch.inference_mode()
+    def memory_mib(self) -> float | None:
+        """The peak that torch's allocator held during one forward, weights and images included."""
+        if self._peak_mib is None:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.model(self.images)
+            torch.cuda.synchronize(self.device)
+            self._peak_mib = torch.cuda.max_memory_allocated(self.device) / 2**20
+        return self._peak_mib
+
+
+class _GraphSession(_EventSession):
+    """One captured forward, replayed: the time that eager PyTorch takes to launch kernels is not in it."""
+
+    timer = "CUDA graph replay"
+
+    def __init__(self, model: nn.Module, setting: Setting) -> None:
+        super().__init__(model, setting)
+        with torch.cuda.device(self.device), torch.inference_mode():
+            self._warm_up_for_capture()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=_graph_pool(self.device)):
+                self._output = self.model(self.images)
+
+    def _warm_up_for_capture(self) -> None:
+        """Off the default stream, as capturing asks: libraries allocate their workspaces on the first calls."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.model(self.images)
+        torch.cuda.current_stream().wait_stream(side)
+
+    def _forward(self) -> None:
+        self._graph.replay()
+
+
+@functools.cache
+def _graph_pool(device: str) -> Any:
+    """One memory pool for all graphs of a device: they never run at the same time, so they may share it."""
+    with torch.cuda.device(device):
+        return torch.cuda.graph_pool_handle()

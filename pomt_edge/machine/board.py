@@ -61,3 +61,10 @@ def container(system: System) -> str | None:
     groups = read(system.path("/proc/1/cgroup")) or ""
     named = re.search(r"docker|lxc|kubepods|containerd|podman", groups)
     return named.group(0) if named else None
+
+
+def virtual_machine(system: System) -> bool:
+    """Whether a hypervisor runs this kernel, and with it sets the clocks."""
+    cpus = read(system.path("/proc/cpuinfo")) or ""
+    marked = re.search(r"^flags\s*:.*\bhypervisor\b", cpus, re.MULTILINE)
+    return bool(marked) or system.path("/sys/hypervisor/type").exists()

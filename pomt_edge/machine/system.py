@@ -53,6 +53,10 @@ class System:
                 timeout=TIMEOUT_S,
                 env=environment,
                 check=False,
+                # Its own session: Ctrl-C in the terminal reaches us alone, and no question finds a terminal.
+                start_new_session=True,
+                # A file that was made inheritable is meant to outlive us in the program, such as a lock.
+                close_fds=False,
             )
         except FileNotFoundError:
             return Finished(127, f"{command[0]}: not found")
@@ -80,6 +84,12 @@ def read_number(path: Path) -> int | None:
     with contextlib.suppress(TypeError, ValueError):
         return int(text)  # type: ignore[arg-type]
     return None
+
+
+def write(path: Path, text: str) -> None:
+    """Give a file of the kernel its new value; raises OSError where it declines."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 @functools.cache

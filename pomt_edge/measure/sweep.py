@@ -3,23 +3,32 @@
 A machine whose clocks nobody locked has good and bad seconds that differ by far more than neighbouring counts.
 Each block is therefore scaled by the anchor measured around it to the anchor's typical speed: counts are
 compared by ratios of interleaved runs. The samples as they were stay in the journal.
+
+Counters are read before and after each block's samples, never during them. A block that was throttled is dropped,
+the device cools, and the block is measured again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pomt_edge.measure import timing
+from pomt_edge.errors import UserError
+from pomt_edge.machine import counters
+from pomt_edge.measure import steadiness, timing
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
-from pomt_edge.records import LatencyCurve
+from pomt_edge.records import LatencyCurve, LatencyPoint, Steadiness
 from pomt_edge.targets import Target
 
 FloatArray = NDArray[np.float64]
@@ -32,6 +41,25 @@ CONFIRMATIONS = 8
 CONFIRMATION_ROUND = 1000
 """Added to a count it numbers that count's confirming round, behind all others."""
 WARM_UP_SECONDS = 10.0
+WARM_UP_WINDOWS = 6
+"""Windows of forwards that have to agree before a device counts as warm."""
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """What to do about throttled blocks."""
+
+    pause_s: float = 10.0
+    most_pauses: int = 6
+    """In a row, while the device is still held back."""
+    attempts: int = 3
+    """Of one block; the last is kept, throttled as it may be."""
+    most_kept: int = 3
+    """So many such blocks, and measuring again is given up: this device is always held back."""
+
+
+Begin = Callable[[], dict[str, Any]]
+"""Makes the device ready, and gives what has to be the same in all sessions of a run: the state of its clocks."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +71,8 @@ class Grid:
     probe: str = "block"
     seed: int = 0
     rule: timing.StopRule = field(default_factory=timing.StopRule)
+    cooling: Cooling = field(default_factory=Cooling)
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,6 +86,8 @@ class Visit:
     """Visits of one segment followed each other without a pause; it begins and ends with the anchor."""
     frames: bool = False
     """An anchor that begins or ends a segment, beside the round's own visits."""
+    energy_mj: float | None = None
+    memory_mib: float | None = None
 
 
 class Sweep:
@@ -65,17 +97,16 @@ class Sweep:
     order from the seed, so that the number of a round's blocks in the journal says where to go on.
     """
 
-    def __init__(self, grid: Grid, target: Target, journal: Journal, progress: Progress) -> None:
+    def __init__(self, grid: Grid, target: Target, journal: Journal, progress: Progress, begin: Begin = dict) -> None:
+        """`begin` is called before the first measurement of this process, if there is one."""
         self.grid = grid
+        self._begin = begin
         self._target = target
         self._journal = journal
         self._progress = progress
-        self._warm = False
-        self._visits = [
-            Visit(entry["round"], entry["tokens"], tuple(entry["ms"]), entry["segment"], entry["frames"])
-            for entry in journal.entries
-            if "ms" in entry
-        ]
+        self._started = False
+        self._visits = [_visit_of(entry) for entry in journal.entries if "ms" in entry]
+        self._segment = 1 + max((visit.segment for visit in self._visits), default=-1)
 
     @property
     def _anchor(self) -> int:
@@ -107,14 +138,44 @@ class Sweep:
 
     def curve(self, before: int | None = None) -> LatencyCurve:
         """The curve so far, or as it stood before a round."""
-        rule = self.grid.rule
-        points = tuple(
-            timing.summarise(tokens, blocks, rule.reason(blocks) or "re-measured")
-            for tokens, blocks in self._blocks(before).items()
-            if blocks
-        )
+        blocks = self._blocks(before)
+        points = tuple(self._point(tokens, found) for tokens, found in blocks.items() if found)
         anchor = tuple(float(np.median(visit.block)) for visit in self._visits if visit.tokens == self._anchor)
-        return LatencyCurve(points, self.grid.probe, anchor, timing.drift_percent(anchor))
+        return LatencyCurve(points, self.grid.probe, anchor, self._steadiness(anchor, points))
+
+    def _point(self, tokens: int, blocks: Sequence[timing.Block]) -> LatencyPoint:
+        point = timing.summarise(tokens, blocks, self.grid.rule.reason(blocks) or "re-measured")
+        visits = [visit for visit in self._visits if visit.tokens == tokens]
+        counted = [(visit.energy_mj, len(visit.block)) for visit in visits if visit.energy_mj is not None]
+        images = self.grid.batch_size * sum(count for _, count in counted)
+        energy = sum(used for used, _ in counted) / images if images else None
+        memory = max((visit.memory_mib for visit in visits if visit.memory_mib is not None), default=None)
+        return dataclasses.replace(point, energy_mj=energy, memory_mib=memory)
+
+    def _steadiness(self, anchor: tuple[float, ...], points: Sequence[LatencyPoint]) -> Steadiness:
+        shifts = steadiness.shifts(anchor)
+        drift = steadiness.drift(anchor, shifts)
+        entries = self._journal.entries
+        warm_ups = [entry["warm_up"] for entry in entries if "warm_up" in entry]
+        dropped = [entry["dropped"] for entry in entries if "dropped" in entry]
+        kept = [entry["throttled"] for entry in entries if "throttled" in entry]
+        blocks = [visit.block for visit in self._visits]
+        spreads = [point.cv_percent for point in points if point.cv_percent is not None]
+        return Steadiness(
+            drift_percent=drift.percent,
+            drift_low=drift.low,
+            drift_high=drift.high,
+            shifts=shifts,
+            samples=sum(map(len, blocks)),
+            outliers=steadiness.outliers(blocks),
+            cv_percent=float(np.median(spreads)) if spreads else None,
+            warm_up_forwards=sum(warm_up["forwards"] for warm_up in warm_ups),
+            warm_up_ratio=max((warm_up["ratio"] for warm_up in warm_ups), default=None),
+            dropped_blocks=len(dropped),
+            throttled_blocks=len(kept),
+            throttled_by=dict(Counter(itertools.chain(*dropped, *kept))),
+            counters=tuple(sorted({name for entry in entries for name in entry.get("counters", ())})),
+        )
 
     def _blocks(self, before: int | None = None) -> dict[int, list[timing.Block]]:
         """Scaled blocks by count."""
@@ -138,24 +199,60 @@ class Sweep:
         if done_in_all == total:
             return
         self._progress.stage(title, total, done_in_all)
-        self._warm_up_device()
-        segment = 1 + max((visit.segment for visit in self._visits), default=-1)
+        self._start_session()
         first = next(number for number, order in orders.items() if done[number] < len(order))
-        self._visit(first, self._anchor, segment, frames=True)
+        self._visit(first, self._anchor, frames=True)
         for number, order in orders.items():
             for tokens in order[done[number] :]:
-                median = self._visit(number, tokens, segment)
+                median = self._visit(number, tokens)
                 self._progress.advance(f"{tokens} tokens, {median:.4g} ms")
-        self._visit(number, self._anchor, segment, frames=True)
+        self._visit(number, self._anchor, frames=True)
+        self._segment += 1
 
-    def _visit(self, number: int, tokens: int, segment: int, frames: bool = False) -> float:
-        block = self._block(tokens)
-        self._journal.add({"round": number, "tokens": tokens, "segment": segment, "frames": frames, "ms": block})
-        self._visits.append(Visit(number, tokens, tuple(block), segment, frames))
-        return float(np.median(block))
+    def _visit(self, number: int, tokens: int, frames: bool = False) -> float:
+        """Measure one block of a point and keep it; again, after a pause, while the device throttles."""
+        for attempt in itertools.count(1):
+            visit, held_by = self._measured(number, tokens, frames)
+            if not held_by or attempt >= self.grid.cooling.attempts or self._always_throttled():
+                break
+            self._journal.add({"dropped": held_by, "tokens": tokens, "round": number, "dropped_ms": visit.block})
+            self._cool(held_by)
+            if tokens != self._anchor:
+                # Across the pause the device may have become another: an anchor of the new segment first.
+                self._keep(*self._measured(number, self._anchor, frames=True))
+        self._keep(visit, held_by)
+        return float(np.median(visit.block))
 
-    def _block(self, tokens: int) -> list[float]:
-        """One visit: unrecorded forwards until they get no faster, then the samples."""
+    def _measured(self, number: int, tokens: int, frames: bool) -> tuple[Visit, tuple[str, ...]]:
+        samples = self._warm_up(tokens)
+        before = self._target.reading()
+        block = tuple(self._target.time_ms(tokens, samples))
+        after = self._target.reading()
+        used = counters.energy_mj(before, after)
+        memory = self._target.memory_mib(tokens)
+        visit = Visit(number, tokens, block, self._segment, frames, used, memory)
+        return visit, counters.held_back(before, after)
+
+    def _keep(self, visit: Visit, held_by: tuple[str, ...]) -> None:
+        entry = {"ms": visit.block, **{name: value for name, value in vars(visit).items() if name != "block"}}
+        self._journal.add(entry | ({"throttled": held_by} if held_by else {}))
+        self._visits.append(visit)
+
+    def _always_throttled(self) -> bool:
+        kept = sum("throttled" in entry for entry in self._journal.entries)
+        return kept >= self.grid.cooling.most_kept
+
+    def _cool(self, held_by: tuple[str, ...]) -> None:
+        self._segment += 1
+        cooling = self.grid.cooling
+        self._progress.busy(f"throttled by {', '.join(held_by)}: cooling")
+        for _ in range(cooling.most_pauses):
+            time.sleep(cooling.pause_s)
+            if not self._target.reading().active:
+                return
+
+    def _warm_up(self, tokens: int) -> int:
+        """Unrecorded forwards until they get no faster; how many samples make a block then."""
         last = math.inf
         for _ in range(5):
             (latest,) = self._target.time_ms(tokens, 1)
@@ -163,20 +260,44 @@ class Sweep:
                 break
             last = latest
         count = round(BLOCK_MS / max(latest, 1e-3))
-        return self._target.time_ms(tokens, min(max(count, BLOCK_SAMPLES[0]), BLOCK_SAMPLES[1]))
+        return min(max(count, BLOCK_SAMPLES[0]), BLOCK_SAMPLES[1])
+
+    def _start_session(self) -> None:
+        """Once in a process: make the device ready, refuse to mix with another state of it, and warm it up."""
+        if self._started:
+            return
+        self._started = True
+        state = json.loads(json.dumps(self._begin()))
+        for earlier in (entry["session"] for entry in self._journal.entries if "session" in entry):
+            if different := [name for name in state if state[name] != earlier.get(name)]:
+                name = different[0]
+                raise UserError(
+                    f"--out {self._journal.path.parent} holds measurements of another state of the device: {name} was "
+                    f"{earlier.get(name)!r}, is {state[name]!r} now; bring it back, or give another --out"
+                )
+        self._journal.add({"session": state, "counters": sorted(self._target.reading().counts)})
+        self._warm_up_device()
 
     def _warm_up_device(self) -> None:
-        """Run the baseline until two windows of it agree within 2 %, or for ten seconds."""
-        if self._warm:
-            return
-        self._warm = True
-        spent, last = 0.0, math.inf
-        while spent < WARM_UP_SECONDS * 1e3:
+        """Run the baseline until some windows of it in a row agree within 2 %, or for ten seconds."""
+        (first,) = self._target.time_ms(self._anchor, 1)
+        spent, forwards = first, 1
+        medians: list[float] = []
+        while spent < WARM_UP_SECONDS * 1e3 and not _agree(medians[-WARM_UP_WINDOWS:]):
             window = self._target.time_ms(self._anchor, 5)
-            median = float(np.median(window))
-            if abs(median - last) <= 0.02 * median:
-                return
-            spent, last = spent + sum(window), median
+            medians.append(float(np.median(window)))
+            spent, forwards = spent + sum(window), forwards + len(window)
+        ratio = max(first, *medians) / medians[-1] if medians else 1.0
+        self._journal.add({"warm_up": {"forwards": forwards, "ratio": ratio}})
+
+
+def _agree(medians: Sequence[float]) -> bool:
+    return len(medians) >= WARM_UP_WINDOWS and max(medians) <= 1.02 * min(medians)
+
+
+def _visit_of(entry: Mapping[str, Any]) -> Visit:
+    names = ("round", "tokens", "segment", "frames", "energy_mj", "memory_mib")
+    return Visit(block=tuple(entry["ms"]), **{name: entry[name] for name in names})
 
 
 def _with_anchor(order: Iterable[int], anchor: int) -> Iterable[int]:

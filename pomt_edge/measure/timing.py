@@ -90,15 +90,16 @@ def summarise(tokens: int, blocks: Sequence[Block], stop_reason: str) -> Latency
         name: float(np.percentile(samples, percent)) if samples.size >= least else None
         for name, (percent, least) in LEAST_SAMPLES.items()
     }
-    return LatencyPoint(tokens, median, low, high, int(samples.size), len(blocks), stop_reason, **percentiles)
-
-
-def drift_percent(anchor_ms: Sequence[float]) -> float:
-    """Change over a series of block medians from its first to its last, in percent of their median.
-
-    The slope is Theil and Sen's, which a few slow blocks don't bend.
-    """
-    if len(anchor_ms) < 3:
-        return 0.0
-    slope = float(stats.theilslopes(anchor_ms)[0])
-    return 100 * slope * (len(anchor_ms) - 1) / float(np.median(anchor_ms))
+    return LatencyPoint(
+        tokens,
+        median,
+        low,
+        high,
+        samples=int(samples.size),
+        blocks=len(blocks),
+        stop_reason=stop_reason,
+        cv_percent=float(100 * samples.std(ddof=1) / samples.mean()) if samples.size > 1 else None,
+        p90_ms=percentiles["p90_ms"],
+        p95_ms=percentiles["p95_ms"],
+        p99_ms=percentiles["p99_ms"],
+    )

@@ -40,7 +40,7 @@ def render(result: Result) -> str:
         treads=tables.tread_rows(result),
         efficient=result.staircase.efficient,
         slope=number(result.staircase.slope_ms_per_token * 1000, 2),
-        drift=tables.drift_text(result),
+        steadiness=tables.steadiness_lines(result),
         spark=chart.sparkline(result.curve.anchor_ms),
         environment=tables.environment_rows(result),
     )

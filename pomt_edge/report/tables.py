@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pomt_edge.records import AccuracyPoint, LatencyPoint, Result, Staircase
+from pomt_edge.report import unrest
 from pomt_edge.report.chart import Chart, coordinate
-from pomt_edge.report.numerals import ABSENT, finite, interval, join, ms_decimals, number, signed
+from pomt_edge.report.numerals import ABSENT, finite, interval, join, ms_decimals, number
 from pomt_edge.report.words import measure_of, where
 
 
@@ -61,8 +62,23 @@ def key_figures(result: Result) -> list[Figure]:
         Figure("Baseline latency", f"{number(plan.baseline_ms, digits)} ms", _latency_interval(before, digits)),
         Figure("Predicted latency", f"{number(plan.predicted_ms, digits)} ms", _latency_interval(after, digits)),
         Figure("Speedup", f"{number(plan.speedup, 2)}x", interval(plan.speedup_low, plan.speedup_high, 2)),
+        _memory(result, before, after),
+        Figure("Energy per image", _change(before, after, "energy_mj", "mJ")),
         *_quality_figures(result),
     ]
+
+
+def _memory(result: Result, before: LatencyPoint | None, after: LatencyPoint | None) -> Figure:
+    if result.plan.device == "cpu" and after and finite(after.memory_mib):
+        return Figure("Memory of the process", f"{number(after.memory_mib, 0)} MiB")
+    return Figure("Memory", _change(before, after, "memory_mib", "MiB"))
+
+
+def _change(before: LatencyPoint | None, after: LatencyPoint | None, field: str, unit: str) -> str:
+    values = [getattr(point, field, None) for point in (before, after)]
+    if not finite(*values):
+        return "absent: not counted here"
+    return f"{number(values[0], 1)} → {number(values[1], 1)} {unit}"
 
 
 def _latency_at(result: Result, tokens: int) -> LatencyPoint | None:
@@ -124,6 +140,9 @@ def columns(result: Result) -> list[Column]:
         Column("p90", "p90, ms"),
         Column("p95", "p95"),
         Column("p99", "p99"),
+        Column("cv", "CV, %"),
+        Column("memory", "memory, MiB"),
+        Column("energy", "energy, mJ/image"),
         Column("efficient", "efficient"),
     ]
     quality = [
@@ -161,14 +180,17 @@ def _role(tokens: int, result: Result) -> str:
 
 def _latency_cells(point: LatencyPoint | None, efficient: bool, digits: int) -> tuple[str, ...]:
     if point is None:
-        return ("",) * 10
+        return ("",) * 13
     percentiles = (point.p90_ms, point.p95_ms, point.p99_ms)
     return (
         *(number(value, digits) for value in (point.median_ms, point.low_ms, point.high_ms)),
         str(point.samples),
         str(point.blocks),
         point.stop_reason,
-        *("–" if value is None else number(value, digits) for value in percentiles),
+        *(number(value, digits) for value in percentiles),
+        number(point.cv_percent, 1),
+        number(point.memory_mib, 0),
+        number(point.energy_mj, 1) if finite(point.energy_mj) else "absent",
         "yes" if efficient else "no",
     )
 
@@ -217,19 +239,12 @@ def tread_rows(result: Result) -> list[tuple[str, ...]]:
     return rows
 
 
-def drift_text(result: Result) -> str:
-    anchors = [value for value in result.curve.anchor_ms if finite(value)]
-    if not anchors:
-        return "The baseline was not measured again during the sweep, so drift is not known."
-    digits = decimals_of(result)
-    times = f"{len(anchors)} time{'s' if len(anchors) > 1 else ''}"
-    drift = f" From start to end it drifted by {signed(result.curve.drift_percent, 1)} %."
-    return (
-        f"The baseline was measured {times} through the sweep, between {number(min(anchors), digits)} and "
-        f"{number(max(anchors), digits)} ms."
-        f"{drift if finite(result.curve.drift_percent) else ''}"
-        " Every block is scaled by the baseline measured around it, so that the counts compare."
-    )
+def steadiness_lines(result: Result) -> list[tuple[str, bool]]:
+    """What is known of the machine's steadiness: a sentence, and whether that disturbs."""
+    if not result.curve.anchor_ms:
+        return [("The baseline was not measured again during the sweep, so drift is not known.", False)]
+    lines = [(event.text, event.disturbs) for event in unrest.events(result.curve)]
+    return [*lines, ("Every block is scaled by the baseline measured around it, so that the counts compare.", False)]
 
 
 def environment_rows(result: Result) -> list[tuple[str, str]]:

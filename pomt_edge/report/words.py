@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pomt_edge.records import Plan, Result
+from pomt_edge.report import unrest
 from pomt_edge.report.chart import Axis, Chart
 from pomt_edge.report.numerals import finite, interval, join, number
 
@@ -93,7 +94,7 @@ def _bracketed(text: str) -> str:
 
 def callouts(result: Result) -> list[Callout]:
     """What a reader must see before the numbers, the most limiting first."""
-    found = [*_origin(result), *_quality(result)]
+    found = [*_origin(result), *_steadiness(result), *_quality(result)]
     return found + [Callout("Note", note) for note in result.notes]
 
 
@@ -106,6 +107,17 @@ def _origin(result: Result) -> list[Callout]:
         found.append(Callout("Simulated", "The latencies come from a simulated device.", warns=True))
     if any(device.startswith("recorded:") for device in devices):
         found.append(Callout("Recorded", "The latencies were recorded elsewhere and read back.", warns=True))
+    return found
+
+
+def _steadiness(result: Result) -> list[Callout]:
+    """The state of the clocks, and what moved while they were as they were."""
+    found = []
+    if clocks := result.environment.details.get("clocks"):
+        sentence = unrest.clock_sentence(clocks).removeprefix("clocks: ")
+        found.append(Callout("Clocks", sentence, warns=clocks.get("state") != "locked"))
+    if warning := unrest.warning(result):
+        found.append(Callout("Restless", warning, warns=True))
     return found
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pomt_edge.machine.counters import Reading
+
 
 class KnownTarget:
     """Latency as a function of the count, times noise drawn from a seed, times the machine's speed of the moment."""
@@ -22,11 +24,23 @@ class KnownTarget:
         self._speed = speed
         self._rng = np.random.default_rng(seed)
         self.calls: list[tuple[int, int]] = []
+        self.throttled_until = 0
+        """Up to this call the target is held back, and its counter of that grows."""
 
     def time_ms(self, tokens: int, count: int) -> list[float]:
         base = self._latency_ms(tokens) * self._speed(len(self.calls))
         self.calls.append((tokens, count))
         return [float(base * (1 + self._noise * self._rng.standard_normal())) for _ in range(count)]
+
+    def reading(self) -> Reading:
+        return Reading({"heat": min(len(self.calls), self.throttled_until)}, energy_mj=5.0 * self.forwards)
+
+    def memory_mib(self, tokens: int) -> float | None:
+        return 100.0 + tokens
+
+    @property
+    def forwards(self) -> int:
+        return sum(count for _, count in self.calls)
 
     def blocks(self) -> list[int]:
         """The counts of the timed blocks, warm-ups left out, in the order of measurement."""

@@ -27,7 +27,7 @@ def local_demo() -> LocalTarget:
         schedule = [197 - tokens if block == 3 else 0 for block in range(8)]
         return reduce_model(model, method="pomt", schedule=schedule, copy=False)
 
-    return LocalTarget(variant, engine, setting)
+    return LocalTarget(variant, engine, setting, 197)
 
 
 def accuracy(folder: Path, count: int, labelled: bool = True) -> Accuracy:

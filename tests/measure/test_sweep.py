@@ -8,9 +8,11 @@ import pytest
 from staircases import KnownTarget, two_cliffs
 
 from pomt_edge.choose import staircase
+from pomt_edge.errors import UserError
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Silent
-from pomt_edge.measure.sweep import ANCHOR_EVERY, Grid, Sweep, Visit, scaled, suspicious
+from pomt_edge.measure.steadiness import detrended
+from pomt_edge.measure.sweep import ANCHOR_EVERY, Cooling, Grid, Sweep, Visit, scaled, suspicious
 from pomt_edge.measure.timing import StopRule
 from pomt_edge.records import LatencyCurve
 
@@ -130,6 +132,82 @@ def test_confirming_measures_the_choice_and_the_baseline_in_turn(tmp_path: Path)
 def test_scaling_leaves_a_steady_machines_samples_alone() -> None:
     visits = [Visit(0, tokens, (10.0, 10.0)) for tokens in (197, 150, 140, 197, 130, 197)]
     assert scaled(visits, 197) == [(10.0, 10.0)] * 6
+
+
+def test_a_sawtooth_at_multiples_of_eight_survives(tmp_path: Path) -> None:
+    """Real fast points at every eighth count are no outliers: they are measured again, and stay."""
+
+    def sawtooth(tokens: int) -> float:
+        return 9.0 if tokens % 8 == 0 else 10.0
+
+    target = KnownTarget(sawtooth)
+    curve = sweep(tmp_path, target)
+    teeth = [tokens for tokens in TOKENS if tokens % 8 == 0]
+    assert [point.tokens for point in curve.points if point.median_ms < 9.5] == teeth
+    assert staircase.fit(curve).efficient[:2] == (197, 192)
+
+
+def throttled(folder: Path, until: int, **cooling: float) -> LatencyCurve:
+    target = KnownTarget(two_cliffs, speed=lambda call: 1.3 if call < until else 1.0)
+    target.throttled_until = until
+    grid = Grid(TOKENS, cooling=Cooling(pause_s=0, **cooling))  # type: ignore[arg-type]
+    with Journal(folder, {}) as journal:
+        return Sweep(grid, target, journal, Silent()).run()
+
+
+def test_throttled_blocks_are_dropped_measured_again_and_counted(tmp_path: Path) -> None:
+    curve = throttled(tmp_path, 60, attempts=40)
+    steady = curve.steadiness
+    assert steady.dropped_blocks > 5 and steady.throttled_by == {
+        "heat": steady.dropped_blocks + steady.throttled_blocks
+    }
+    assert steady.counters == ("heat",)
+    assert curve.baseline.median_ms == pytest.approx(10, rel=0.01)
+    assert [step.tokens for step in staircase.fit(curve).steps] == [160, 128]
+
+
+def test_a_device_that_is_always_throttled_is_measured_all_the_same_and_that_is_said(tmp_path: Path) -> None:
+    curve = throttled(tmp_path, 10**9)
+    steady = curve.steadiness
+    assert steady.dropped_blocks <= 6, "it went on cooling a device that is always held back"
+    assert steady.throttled_blocks >= 3 * len(TOKENS)
+    assert [step.tokens for step in staircase.fit(curve).steps] == [160, 128]
+
+
+def test_an_interrupted_sweep_remembers_its_throttled_blocks(tmp_path: Path) -> None:
+    curve = throttled(tmp_path, 60, attempts=40)
+    with Journal(tmp_path, {}) as journal:
+        assert Sweep(Grid(TOKENS), KnownTarget(two_cliffs), journal, Silent()).run() == curve
+
+
+def test_energy_per_image_and_memory_are_those_of_the_point(tmp_path: Path) -> None:
+    """The target uses 5 mJ a forward, whatever the count."""
+    with Journal(tmp_path, {}) as journal:
+        curve = Sweep(Grid(TOKENS, batch_size=4), KnownTarget(two_cliffs), journal, Silent()).run()
+    assert curve.at(150).energy_mj == pytest.approx(5 / 4)
+    assert curve.at(150).memory_mib == 250
+
+
+def test_another_state_of_the_device_is_not_mixed_into_a_run(tmp_path: Path) -> None:
+    def run(state: str, tokens: tuple[int, ...] = TOKENS) -> LatencyCurve:
+        with Journal(tmp_path, {}) as journal:
+            return Sweep(Grid(tokens), KnownTarget(two_cliffs), journal, Silent(), lambda: {"clocks": state}).run()
+
+    run("locked", TOKENS[:10])
+    with pytest.raises(UserError, match="clocks was 'locked', is 'not locked' now"):
+        run("not locked")
+    measured = run("locked")
+    assert run("not locked") == measured, "nothing is left to measure, so the state of the device does not matter"
+
+
+def test_detrended_latencies_are_those_of_the_start(tmp_path: Path) -> None:
+    curve = sweep(tmp_path, KnownTarget(two_cliffs, speed=lambda call: 1 + 0.05 * call / 1000))
+    assert curve.steadiness.drift_percent > 3
+    assert curve.baseline.median_ms > 10.1
+    start = detrended(curve)
+    assert start.baseline.median_ms == pytest.approx(10, rel=0.006)
+    assert start.at(140).low_ms / start.baseline.low_ms == pytest.approx(curve.at(140).low_ms / curve.baseline.low_ms)
+    assert start.detrended and not curve.detrended
 
 
 def test_two_points_and_one_are_a_curve_too(tmp_path: Path) -> None:

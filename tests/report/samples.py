@@ -21,10 +21,20 @@ from pomt_edge.records import (
     Result,
     Segment,
     Staircase,
+    Steadiness,
     Step,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "h200_curves.json"
+STEADY = Steadiness(0.4, -0.2, 0.9, samples=4310, outliers=9, cv_percent=0.8, warm_up_forwards=21, warm_up_ratio=1.9)
+CLOCKS = {
+    "state": "not locked",
+    "why": "no permission to set GPU clocks",
+    "remedy": "sudo pomt-edge clocks lock",
+    "wanted": {"gpu_clock_mhz": 1980},
+    "seen": {"gpu_clock_mhz": 1980},
+    "before": {},
+}
 HOSTILE = "<script>alert(1)</script>\"</script>'&amp;"
 
 
@@ -123,7 +133,8 @@ def broken() -> Result:
     points = list(result.curve.points)
     points[3] = dataclasses.replace(points[3], median_ms=nan, low_ms=nan, high_ms=nan)
     points[5] = dataclasses.replace(points[5], low_ms=nan, high_ms=float("inf"))
-    curve = dataclasses.replace(result.curve, points=tuple(points), anchor_ms=(1.0, nan, 1.1), drift_percent=nan)
+    unsteady = Steadiness(drift_percent=nan, cv_percent=nan, warm_up_ratio=nan)
+    curve = dataclasses.replace(result.curve, points=tuple(points), anchor_ms=(1.0, nan, 1.1), steadiness=unsteady)
     stairs = dataclasses.replace(result.staircase, steps=(Step(100, nan, nan),))
     plan = dataclasses.replace(result.plan, speedup_low=nan, drop=nan, predicted_percent=None)
     return dataclasses.replace(result, plan=plan, curve=curve, staircase=stairs)
@@ -220,7 +231,7 @@ def _result(
     anchors = points[0].median_ms * (1 + 0.004 * np.linspace(0, 1, 28) + rng.normal(0, 0.0015, 28))
     return Result(
         plan,
-        LatencyCurve(points, "block", tuple(float(a) for a in anchors), 0.4),
+        LatencyCurve(points, "block", tuple(float(a) for a in anchors), STEADY),
         fit(points, edges),
         curve,
         _environment(plan, device_name),
@@ -289,5 +300,5 @@ def _environment(plan: Plan, device_name: str) -> Environment:
         "0.1.0",
         "0f3c2a91b7d44e0d9c1b",
         "2026-03-02T09:14:07+01:00",
-        {"clocks": {"sm_mhz": 1980, "locked": False}, "driver": "580.159.04"},
+        {"clocks": CLOCKS, "driver": "580.159.04"},
     )
