@@ -57,8 +57,7 @@ def compare(
     shared = _shared(a, b)
     band = Band(tolerance_percent)
     ends = (a.curve.baseline, b.curve.baseline)
-    level_gap = between(*ends, [_unrest(a)], [_unrest(b)])
-    level = _point(ends, ends, level_gap, band.verdict(level_gap), band.beyond([level_gap])[0])
+    level = _level(ends, between(*ends, [_unrest(a)], [_unrest(b)]), band, scale)
     gaps = [_gap_at(a, b, tokens, scale) for tokens in shared]
     chosen = {side.plan.tokens_out for side in (a, b) if side.plan}
     # The choices were singled out before any comparison, so they stand for themselves; the others are looked through.
@@ -72,6 +71,16 @@ def compare(
     )
     verdict, because = _overall(level, points, chosen, tolerance_percent, scale)
     return _comparison(a, b, verdict, because, tolerance_percent, scale, level, points)
+
+
+def _level(ends: Pair, gap: Gap, band: Band, scale: str) -> ComparedPoint:
+    """The unreduced model. Where counts are compared by ratios because the clocks were free, its milliseconds prove
+    nothing: the machine may have been another all through one of the runs, which no interval from within can hold.
+    """
+    verdict, beyond = band.verdict(gap), band.beyond([gap])[0]
+    if scale == "relative" and verdict != "SAME":
+        verdict, beyond = "AMBIGUOUS", False
+    return _point(ends, ends, gap, verdict, beyond)
 
 
 def _shared(a: Side, b: Side) -> list[int]:
@@ -233,7 +242,8 @@ def _notes(a: Side, b: Side) -> list[str]:
     if not (a.locked and b.locked):
         notes.append(
             "The clocks were not known to be locked in both: the unreduced model's milliseconds tell of the machine "
-            "too, and its interval holds only the unrest seen while measuring."
+            "too, and its interval holds only the unrest seen while measuring. They decide nothing here; "
+            "--absolute lets them."
         )
     if not (a.intervals or b.intervals):
         notes.append("Neither has intervals, so that none of the differences is sure.")
