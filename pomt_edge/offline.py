@@ -104,6 +104,9 @@ def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None
 
 def _notes(job: Job, result: Result) -> list[str]:
     notes = []
+    clocks = result.environment.details.get("clocks") or {}
+    if job.request.budget_ms is not None and clocks.get("state") != "locked":
+        notes.append("The clocks were not locked: whether the budget is met holds for the machine as it was.")
     if job.created.weights == "random":
         notes.append("Random weights: latency does not depend on them, and none were fetched.")
     baseline = result.plan.baseline_percent

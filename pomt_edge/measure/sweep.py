@@ -42,7 +42,7 @@ CONFIRMATION_ROUND = 1000
 """Added to a count it numbers that count's confirming round, behind all others."""
 WARM_UP_SECONDS = 10.0
 WARM_UP_WINDOWS = 6
-"""Windows of forwards that have to agree before a device counts as warm."""
+"""Windows of forwards whose two halves have to agree before a device counts as warm."""
 
 
 @dataclass(frozen=True)
@@ -279,11 +279,11 @@ class Sweep:
         self._warm_up_device()
 
     def _warm_up_device(self) -> None:
-        """Run the baseline until some windows of it in a row agree within 2 %, or for ten seconds."""
+        """Run the baseline until its latency no longer changes, or for ten seconds."""
         (first,) = self._target.time_ms(self._anchor, 1)
         spent, forwards = first, 1
         medians: list[float] = []
-        while spent < WARM_UP_SECONDS * 1e3 and not _agree(medians[-WARM_UP_WINDOWS:]):
+        while spent < WARM_UP_SECONDS * 1e3 and not _settled(medians):
             window = self._target.time_ms(self._anchor, 5)
             medians.append(float(np.median(window)))
             spent, forwards = spent + sum(window), forwards + len(window)
@@ -291,8 +291,13 @@ class Sweep:
         self._journal.add({"warm_up": {"forwards": forwards, "ratio": ratio}})
 
 
-def _agree(medians: Sequence[float]) -> bool:
-    return len(medians) >= WARM_UP_WINDOWS and max(medians) <= 1.02 * min(medians)
+def _settled(medians: Sequence[float]) -> bool:
+    """Whether the last windows are neither faster nor slower than those before; noise alone may be as it likes."""
+    last = np.array(medians[-WARM_UP_WINDOWS:])
+    if len(last) < WARM_UP_WINDOWS:
+        return False
+    before, after = np.median(last.reshape(2, -1), axis=1)
+    return bool(abs(after / before - 1) <= 0.01)
 
 
 def _visit_of(entry: Mapping[str, Any]) -> Visit:
