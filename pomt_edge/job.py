@@ -158,11 +158,10 @@ def classes_of(model: nn.Module) -> int:
 def _grid(request: Request, model: nn.Module) -> tuple[int, ...]:
     family = family_of(model)
     full = family.token_count(model)
-    least = family.prefix_tokens(model) + method.load(request.method).least_patches
-    if full < least:
-        raise UserError(
-            f"{request.model} has {full} tokens at this --image-size; {request.method} needs {least} or more"
-        )
+    most = method.load(request.method).most(full - family.prefix_tokens(model))
+    if most < 1:
+        raise UserError(f"{request.model} has {full} tokens at this --image-size; {request.method} can remove none")
+    least = full - most
     start = full if request.grid_start is None else request.grid_start
     stop = max(math.ceil(0.1 * full), least) if request.grid_stop is None else request.grid_stop
     for option, value in (("--grid-start", start), ("--grid-stop", stop)):

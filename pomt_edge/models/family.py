@@ -49,8 +49,8 @@ class Family(Protocol):
     def normalise(self, block: nn.Module, tokens: Tensor) -> Tensor:
         """The norm before attention, [B, N, C] to [B, N, C]."""
 
-    def project(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values as attention uses them (q/k norm applied), each [B, H, N, d]."""
+    def project(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values as attention uses them (q/k norm applied), and keys before that; each [B, H, N, d]."""
 
     def drop_attention(self, block: nn.Module, attention: Tensor) -> Tensor:
         """Attention dropout, [B, H, N, N]; the identity in evaluation."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,24 +12,44 @@ from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.token_map import Evidence, TokenMap
 
 
+class Place(NamedTuple):
+    """Where in a model a block stands."""
+
+    prefix: int
+    """P"""
+    block: int
+    depth: int
+
+
 def attend(
-    family: Family, block: nn.Module, tokens: Tensor, explicit: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    family: Family, block: nn.Module, tokens: Tensor, weights: Tensor | None, explicit: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor], Tensor | None]:
     """The attention half of a block.
 
+    Args:
+        weights: how much each key counts, [B, N]; None: all the same.
+
     Returns:
-        The residual stream after attention [B, N, C]; keys and values [B, H, N, d]; the attention matrix
-        [B, H, N, N] if `explicit`, else None, and then the fused kernel computes it.
+        The residual stream after attention [B, N, C]; queries, keys, values and raw keys [B, H, N, d]; the attention
+        matrix [B, H, N, N] if `explicit`, else None, and then the fused kernel computes it.
     """
     normed = family.normalise(block, tokens)
-    queries, keys, values = family.project(block, normed)
+    projected = queries, keys, values, _ = family.project(block, normed)
+    bias = None if weights is None else weights.log().to(queries.dtype)[:, None, None, :]
     attention = None
     if explicit:
-        attention = (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-2, -1)).softmax(dim=-1)
+        logits = queries * queries.shape[-1] ** -0.5 @ keys.transpose(-2, -1)
+        attention = (logits if bias is None else logits + bias).softmax(dim=-1)
         heads = family.drop_attention(block, attention) @ values
     else:
-        heads = F.scaled_dot_product_attention(queries, keys, values)
-    return tokens + family.join(block, heads, normed), keys, values, attention
+        heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+    return tokens + family.join(block, heads, normed), projected, attention
+
+
+def run_block(family: Family, block: nn.Module, tokens: Tensor, weights: Tensor) -> Tensor:
+    """One block that reduces nothing, behind one that merged, with proportional attention."""
+    tokens, _, _ = attend(family, block, tokens, weights, explicit=False)
+    return tokens + family.mlp(block, tokens)
 
 
 def reduce_in_block(
@@ -37,19 +59,21 @@ def reduce_in_block(
     removed: int,
     tokens: Tensor,
     sizes: Tensor | None,
-    prefix: int,
-    place: tuple[int, int],
+    weights: Tensor | None,
+    place: Place,
 ) -> tuple[Tensor, Tensor | None, TokenMap]:
     """One block that reduces between its attention and its MLP.
 
     Args:
-        tokens: [B, N, C]; sizes: [B, N] or None; prefix: P; place: (the block's index, the model's depth).
+        tokens: [B, N, C]
+        sizes: how many original tokens each stands for, [B, N], or None.
+        weights: the same where attention is proportional to them, else None.
 
     Returns:
         Tokens [B, N - removed, C], sizes [B, N - removed] or None, and the map.
     """
-    tokens, keys, values, attention = attend(family, block, tokens, method.needs_attention)
-    evidence = Evidence(tokens, keys, values, attention, sizes, prefix, *place)
+    tokens, projected, attention = attend(family, block, tokens, weights, method.needs_attention)
+    evidence = Evidence(tokens, *projected, attention, sizes, *place)
     token_map = method.reduce(evidence, removed)
     tokens, sizes = token_map.apply(tokens, sizes)
     return tokens + family.mlp(block, tokens), sizes, token_map

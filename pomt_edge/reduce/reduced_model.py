@@ -31,7 +31,7 @@ class ReducedModel(nn.Module):
         self.schedule = tuple(removed)
         self.prefix = family.prefix_tokens(model)
         self.tokens_in = family.token_count(model)
-        self.track_sizes = any(self.schedule) and family.reads_sizes(model)
+        self.track_sizes = any(self.schedule) and (by.merges or family.reads_sizes(model))
         self.training = model.training
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -58,10 +58,14 @@ class ReducedModel(nn.Module):
         depth = len(self.schedule)
         for index, block in enumerate(self.family.blocks(self.model)):
             removed = self.schedule[index]
+            weights = sizes if maps and self.method.proportional_attention else None
             if removed:
+                place = blocks.Place(self.prefix, index, depth)
                 tokens, sizes, maps[index] = blocks.reduce_in_block(
-                    self.family, block, self.method, removed, tokens, sizes, self.prefix, (index, depth)
+                    self.family, block, self.method, removed, tokens, sizes, weights, place
                 )
+            elif weights is not None:
+                tokens = blocks.run_block(self.family, block, tokens, weights)
             else:
                 tokens = block(tokens)
         return self.family.finish(self.model, tokens), sizes, maps
@@ -131,4 +135,4 @@ def _checked(
     if by.needs_class_token and not family.has_class_token(model):
         raise UserError(f"method {name} scores tokens by the class token, and this model has none")
     depth = len(family.blocks(model))
-    return family, by, schedule.check(removed, depth, family.token_count(model), prefix, by.least_patches)
+    return family, by, schedule.check(removed, depth, family.token_count(model), prefix, by.most)

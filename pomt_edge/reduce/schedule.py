@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pomt_edge.errors import UserError
 
@@ -19,8 +19,10 @@ def in_one_block(removed: int, block: int, depth: int) -> tuple[int, ...]:
     return tuple(removed if index == block else 0 for index in range(depth))
 
 
-def check(schedule: Sequence[int], depth: int, tokens: int, prefix: int, least_patches: int) -> tuple[int, ...]:
-    """The schedule as integers, if every block leaves at least the prefix and `least_patches` tokens.
+def check(
+    schedule: Sequence[int], depth: int, tokens: int, prefix: int, most_of: Callable[[int], int]
+) -> tuple[int, ...]:
+    """The schedule as integers, if no block removes more than a method can; `most_of`: see `Method.most`.
 
     Raises:
         UserError: a wrong length, a number that is no integer or negative, or too many tokens removed; the
@@ -33,11 +35,11 @@ def check(schedule: Sequence[int], depth: int, tokens: int, prefix: int, least_p
     if len(counts) != depth:
         raise UserError(f"a schedule has one integer per block: expected {depth}, got {len(counts)}")
     for block, removed in enumerate(counts):
-        most = max(tokens - prefix - least_patches, 0)
+        most = max(most_of(tokens - prefix), 0)
         if not 0 <= removed <= most:
             raise UserError(
                 f"block {block} can't remove {removed} of {tokens} tokens: 0 to {most} are allowed "
-                f"({prefix} prefix tokens and at least {least_patches} more stay)"
+                f"(the {prefix} prefix tokens and {tokens - prefix - most} more stay)"
             )
         tokens -= removed
     return counts

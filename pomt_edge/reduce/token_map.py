@@ -21,10 +21,14 @@ class Evidence:
 
     tokens: Tensor
     """The residual stream after attention, [B, N, C]."""
+    queries: Tensor
+    """[B, H, N, d], as attention uses them."""
     keys: Tensor
-    """[B, H, N, d]"""
+    """[B, H, N, d], as attention uses them."""
     values: Tensor
     """[B, H, N, d]"""
+    raw_keys: Tensor
+    """[B, H, N, d], before any norm of keys."""
     attention: Tensor | None
     """Softmax attention, row = query, column = key, [B, H, N, N]; None unless the method asks for it."""
     sizes: Tensor | None
@@ -33,6 +37,36 @@ class Evidence:
     """P, the first tokens, which no method may touch."""
     block: int
     depth: int
+
+    @property
+    def patches(self) -> int:
+        """N - P"""
+        return self.tokens.shape[1] - self.prefix
+
+    def protected(self) -> Tensor:
+        """The positions of the prefix tokens, [B, P]."""
+        return torch.arange(self.prefix, device=self.tokens.device).expand(self.tokens.shape[0], -1)
+
+    def class_attention(self) -> Tensor:
+        """Attention from the class token to each token behind the prefix, the mean of the heads, [B, N - P].
+
+        One row of the matrix: the fused kernel can go on computing the rest. At least in float32.
+        """
+        wide = torch.promote_types(self.tokens.dtype, torch.float32)
+        query = self.queries[:, :, :1] * self.queries.shape[-1] ** -0.5
+        logits = (query @ self.keys.transpose(-2, -1)).to(wide)
+        return logits.softmax(dim=-1).mean(dim=1)[:, 0, self.prefix :]
+
+
+def ranked_by(score: Tensor) -> Tensor:
+    """Positions by falling score, [B, T] to [B, T]; of equal scores the lower position comes first, on any engine."""
+    return score.sort(dim=-1, descending=True, stable=True).indices
+
+
+def keep_best(evidence: Evidence, score: Tensor, removed: int) -> TokenMap:
+    """Drop the `removed` tokens of the lowest score [B, N - P]; the others stay in their order."""
+    kept = ranked_by(score)[:, : evidence.patches - removed].sort(dim=-1).values + evidence.prefix
+    return TokenMap(torch.cat([evidence.protected(), kept], dim=1))
 
 
 @dataclass(frozen=True)
@@ -48,18 +82,18 @@ class TokenMap:
 
     def apply(self, tokens: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Reduce tokens [B, N, C] and sizes [B, N] to [B, M, C] and [B, M]; means are weighted by size."""
-        kept = _take(tokens, self.kept)
+        kept = take(tokens, self.kept)
         kept_sizes = None if sizes is None else sizes.gather(1, self.kept)
         if self.merged is None:
             return kept, kept_sizes
-        merged = _take(tokens, self.merged)
+        merged = take(tokens, self.merged)
         weights = None if sizes is None else sizes.gather(1, self.merged)
         if self.into is None:
             return _append_mean(kept, kept_sizes, merged, weights)
         return _merge_into(kept, kept_sizes, merged, weights, self.into)
 
 
-def _take(tokens: Tensor, index: Tensor) -> Tensor:
+def take(tokens: Tensor, index: Tensor) -> Tensor:
     """Tokens [B, N, C] at [B, K]: whole rows of the flattened batch, one copy each, and one plain Gather in ONNX."""
     batch, count, channels = tokens.shape
     first = torch.arange(batch, device=index.device).unsqueeze(1) * count

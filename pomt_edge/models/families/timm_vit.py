@@ -50,12 +50,12 @@ class TimmVit:
     def normalise(self, block: nn.Module, tokens: Tensor) -> Tensor:
         return cast(Tensor, cast(Block, block).norm1(tokens))
 
-    def project(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         attention = cast(Block, block).attn
         batch, count, _ = normed.shape
         qkv = attention.qkv(normed).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return attention.q_norm(queries), attention.k_norm(keys), values
+        return attention.q_norm(queries), attention.k_norm(keys), values, keys
 
     def drop_attention(self, block: nn.Module, attention: Tensor) -> Tensor:
         return cast(Tensor, cast(Block, block).attn.attn_drop(attention))

@@ -7,34 +7,53 @@ lower index; the kept tokens stay in spatial order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from pomt_edge.reduce.token_map import Evidence, TokenMap
+from pomt_edge.reduce.token_map import Evidence, TokenMap, ranked_by
 
-NEEDS_ATTENTION = True
-NEEDS_CLASS_TOKEN = False
-LEAST_PATCHES = 2
-"""One token of its own and the mean of the discarded ones."""
+SCORES = ("attention", "cls")
+VALUES = {"score": SCORES}
 
 
-def score(evidence: Evidence) -> Tensor:
+def most(patches: int) -> int:
+    """One token of its own stays, and the mean of the discarded ones."""
+    return patches - 2
+
+
+def needs_attention(options: dict[str, Any]) -> bool:
+    return bool(options["score"] == "attention")
+
+
+def needs_class_token(options: dict[str, Any]) -> bool:
+    return bool(options["score"] == "cls")
+
+
+def importance(evidence: Evidence, score: str = "attention") -> Tensor:
     """Importance of each token behind the prefix, [B, N - P], in (0, 2], at least in float32."""
+    received = evidence.class_attention() if score == "cls" else _received(evidence)
+    received = received / received.amax(dim=-1, keepdim=True)
+    strength = evidence.values.amax(dim=1).sum(dim=-1, dtype=received.dtype)
+    return received + strength.softmax(dim=-1)[:, evidence.prefix :]
+
+
+def _received(evidence: Evidence) -> Tensor:
+    """Attention from all tokens behind the prefix to each of them, the strongest head's, [B, N - P]."""
     assert evidence.attention is not None
     prefix = evidence.prefix
     wide = torch.promote_types(evidence.attention.dtype, torch.float32)
-    received = evidence.attention[:, :, prefix:, prefix:].amax(dim=1).sum(dim=1, dtype=wide)
-    received = received / received.amax(dim=-1, keepdim=True)
-    strength = evidence.values.amax(dim=1).sum(dim=-1, dtype=wide)
-    return received + strength.softmax(dim=-1)[:, prefix:]
+    return evidence.attention[:, :, prefix:, prefix:].amax(dim=1).sum(dim=1, dtype=wide)
 
 
-def reduce(evidence: Evidence, removed: int) -> TokenMap:
-    """Keep the best N - P - removed - 1 tokens and the prefix, and average the other removed + 1 into one."""
-    prefix = evidence.prefix
-    batch, count, _ = evidence.tokens.shape
-    keep = count - prefix - removed - 1
-    ranked = score(evidence).sort(dim=-1, descending=True, stable=True).indices + prefix
-    protected = torch.arange(prefix, device=ranked.device).expand(batch, prefix)
+def reduce(evidence: Evidence, removed: int, score: str = "attention") -> TokenMap:
+    """Keep the best N - P - removed - 1 tokens and the prefix, and average the other removed + 1 into one.
+
+    Args:
+        score: 'attention', the paper's; 'cls', attention from the class token alone, which leaves the fused kernel.
+    """
+    keep = evidence.patches - removed - 1
+    ranked = ranked_by(importance(evidence, score)) + evidence.prefix
     in_place = ranked[:, :keep].sort(dim=-1).values
-    return TokenMap(kept=torch.cat([protected, in_place], dim=1), merged=ranked[:, keep:])
+    return TokenMap(kept=torch.cat([evidence.protected(), in_place], dim=1), merged=ranked[:, keep:])
