@@ -50,7 +50,7 @@ class Family(Protocol):
         """The norm before attention, [B, N, C] to [B, N, C]."""
 
     def project(self, block: nn.Module, normed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys and values as attention uses them (q/k norm applied), and keys before that; each [B, H, N, d]."""
+        """Queries, keys and values as attention uses them, and keys before their norm; each [B, H, N, d]."""
 
     def drop_attention(self, block: nn.Module, attention: Tensor) -> Tensor:
         """Attention dropout, [B, H, N, N]; the identity in evaluation."""
