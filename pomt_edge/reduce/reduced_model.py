@@ -54,7 +54,7 @@ class ReducedModel(nn.Module):
         if any(self.schedule) and tokens.shape[1] != self.tokens_in:
             raise UserError(f"the schedule is for {self.tokens_in} tokens, these images make {tokens.shape[1]}")
         sizes = token_map.ones(tokens) if self.track_sizes else None
-        maps = {}
+        maps: dict[int, TokenMap] = {}
         depth = len(self.schedule)
         for index, block in enumerate(self.family.blocks(self.model)):
             removed = self.schedule[index]

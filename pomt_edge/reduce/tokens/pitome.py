@@ -62,9 +62,8 @@ def _bipartite(evidence: Evidence, metric: Tensor, order: Tensor, removed: int) 
     ranked = ranked_by(best)
     candidates, partner = candidates.gather(1, ranked), partner.gather(1, ranked)
     kept = torch.cat([candidates[:, removed:], targets], dim=1)
-    return _behind_prefix(
-        evidence, kept, candidates[:, :removed], kept.shape[1] - targets.shape[1] + partner[:, :removed]
-    )
+    unmerged = kept.shape[1] - targets.shape[1]
+    return _behind_prefix(evidence, kept, candidates[:, :removed], unmerged + partner[:, :removed])
 
 
 def _behind_prefix(evidence: Evidence, kept: Tensor, merged: Tensor, into: Tensor) -> TokenMap:
