@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ from pomt_edge.models.family import family_of
 from pomt_edge.records import Preprocessing
 from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.input_probe import probe_at_input
+from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.request import DEFAULT_IMAGES, Request
 from pomt_edge.targets.local import ClockWishes, LocalTarget, Variant
@@ -41,7 +43,9 @@ class Job:
     preprocessing: Preprocessing
     setting: Setting
     target: LocalTarget
+    variant: Variant
     tokens: tuple[int, ...]
+    blocks: tuple[int, ...]
     depth: int
     images: Images | None
     folder: Path
@@ -102,19 +106,20 @@ def prepare(request: Request, progress: Progress) -> Job:
         )
     setting = Setting(device, request.precision, request.batch_size, created.preprocessing.image_px)
     depth = len(family_of(created.model).blocks(created.model))
-    schedule.in_one_block(0, request.block, depth)
-    tokens = _grid(request, created.model)
+    blocks = schedule.blocks_of(request.block, depth)
+    by = method.load(request.method)
+    tokens = _grid(request, created.model, by, blocks)
     preprocessing = _preprocessing(request, created)
     images = _images(request, created, preprocessing, progress) if request.has_data else None
     model = engine.prepare(created.model, setting)
-    variant = _variant(request, model, depth)
+    variant = _variant(request, model, blocks)
     setting = _with_graphs(request, engine, setting, [variant(tokens[0]), variant(tokens[-1])], progress)
     clocks = ClockWishes(request.power_mode, request.gpu_clock_mhz)
     target = LocalTarget(variant, engine, setting, tokens[0], clocks, System(request.sysroot))
     if request.lock:
         target.controls()  # a power mode that this board does not have is said now
     folder = request.out or Path("runs") / _folder_name(created.name, setting)
-    return Job(request, created, preprocessing, setting, target, tokens, depth, images, folder)
+    return Job(request, created, preprocessing, setting, target, variant, tokens, blocks, depth, images, folder)
 
 
 def _with_graphs(
@@ -155,10 +160,12 @@ def classes_of(model: nn.Module) -> int:
     return int(cast(Any, model).num_classes)
 
 
-def _grid(request: Request, model: nn.Module) -> tuple[int, ...]:
+def _grid(request: Request, model: nn.Module, by: Method, blocks: Sequence[int]) -> tuple[int, ...]:
     family = family_of(model)
     full = family.token_count(model)
-    most = method.load(request.method).most(full - family.prefix_tokens(model))
+    if by.needs_class_token and not family.has_class_token(model):
+        raise UserError(f"--method {by.name} scores tokens by the class token, and {request.model} has none")
+    most = schedule.most_in(blocks, len(family.blocks(model)), full, family.prefix_tokens(model), by.most)
     if most < 1:
         raise UserError(f"{request.model} has {full} tokens at this --image-size; {request.method} can remove none")
     least = full - most
@@ -199,8 +206,9 @@ def _images(request: Request, created: Created, preprocessing: Preprocessing, pr
     )
 
 
-def _variant(request: Request, model: nn.Module, depth: int) -> Variant:
-    full = family_of(model).token_count(model)
+def _variant(request: Request, model: nn.Module, blocks: Sequence[int]) -> Variant:
+    family = family_of(model)
+    full, depth = family.token_count(model), len(family.blocks(model))
 
     def variant(tokens: int) -> nn.Module:
         removed = full - tokens
@@ -208,8 +216,8 @@ def _variant(request: Request, model: nn.Module, depth: int) -> Variant:
             return model
         if request.probe == "input":
             return probe_at_input(model, removed, request.seed)
-        plan = schedule.in_one_block(removed, request.block, depth)
-        return reduce_model(model, method=request.method, schedule=plan, copy=False)
+        removals = schedule.spread(removed, blocks, depth)
+        return reduce_model(model, method=request.method, schedule=removals, copy=False)
 
     return variant
 

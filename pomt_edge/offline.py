@@ -7,6 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pomt_edge.choose import plan as planning
 from pomt_edge.decision import decide
 from pomt_edge.errors import Interrupted
@@ -18,7 +20,9 @@ from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import Environment, Result
+from pomt_edge.records import Cost, Environment, Plan, Result
+from pomt_edge.reduce import schedule
+from pomt_edge.reduce.cost import cost_of
 from pomt_edge.report import files
 from pomt_edge.report.unrest import clock_sentence
 from pomt_edge.request import Request
@@ -69,8 +73,8 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
     subject = planning.Subject(
         model=job.created.name,
         method=request.method,
-        depth=job.depth,
-        block=request.block,
+        schedule=schedule.spread(job.tokens[0] - decision.tokens, job.blocks, job.depth),
+        block=job.blocks[0],
         batch_size=request.batch_size,
         image_px=job.setting.image_px,
         precision=request.precision,
@@ -87,8 +91,22 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         measured.measure if measured else None,
         accuracy.at if accuracy else None,
     )
-    result = Result(plan, curve, fitted, measured, _environment(journal))
+    result = Result(plan, curve, fitted, measured, _environment(journal), _costs(job, plan))
     return dataclasses.replace(result, notes=tuple(_notes(job, result)))
+
+
+def _costs(job: Job, plan: Plan) -> tuple[Cost, ...]:
+    """Of the unreduced model and of the plan's, on one image."""
+    if plan.probe == "input":
+        return ()
+    model = job.variant(plan.tokens_in)
+    weights = next(model.parameters())
+    image = torch.zeros(1, 3, plan.image_px, plan.image_px, device=weights.device, dtype=weights.dtype)
+    schedules = {plan.tokens_in: (0,) * job.depth, plan.tokens_out: plan.schedule}
+    return tuple(
+        cost_of(job.variant(tokens), image, schedule.tokens_per_block(removals, plan.tokens_in))
+        for tokens, removals in schedules.items()
+    )
 
 
 def _environment(journal: Journal) -> Environment:

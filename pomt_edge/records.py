@@ -318,6 +318,18 @@ class Plan(Record):
 
 
 @dataclass(frozen=True)
+class Cost(Record):
+    """What a model costs on paper, per image; a device may see it otherwise."""
+
+    gflops: float
+    """Multiplications and additions of matrix products and convolutions, 10^9."""
+    parameters: int
+    peak_activation_mib: float
+    tokens_per_block: tuple[int, ...]
+    """Tokens that leave each block."""
+
+
+@dataclass(frozen=True)
 class Environment(Record):
     """Where a number comes from; two results whose environments differ where it matters are incomparable."""
 
@@ -348,6 +360,8 @@ class Result(Record):
     staircase: Staircase
     accuracy: AccuracyCurve | None
     environment: Environment
+    costs: tuple[Cost, ...] = ()
+    """Of the unreduced model and of the plan's."""
     notes: tuple[str, ...] = ()
     """Sentences that the user must read: random weights, skipped images, an imbalance seen."""
 

@@ -15,6 +15,8 @@ from pomt_edge.reduce import METHODS
 DEFAULT_MAX_DROP = 1.0
 DEFAULT_KEEP = 0.7
 DEFAULT_IMAGES = 1024
+ALL = "all"
+"""Every method, compared."""
 PROBES = ("block", "input")
 ACCURACY_GRIDS = ("efficient", "full")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -40,7 +42,8 @@ class Request:
     precision: str = "fp32"
     threads: int | None = None
     method: str = "pomt"
-    block: int = 3
+    block: str = "3"
+    """As typed: one block, some, or all."""
     probe: str = "block"
     grid_start: int | None = None
     grid_stop: int | None = None
@@ -122,7 +125,6 @@ class Request:
         _in_range("--image-size", self.image_px, 1, 16384)
         _in_range("--crop-pct", self.crop_pct, 0.05, 1.0)
         _in_range("--threads", self.threads, 1, 4096)
-        _in_range("--block", self.block, 0, 10**4)
         _in_range("--grid-stride", self.grid_stride, 1, 10**6)
         _in_range("--max-drop", self.max_drop, 0.0, 100.0)
         _in_range("--budget-ms", self.budget_ms, 1e-6, 1e9)
@@ -135,7 +137,7 @@ class Request:
 
     def _check_words(self) -> None:
         catalogue.check(self.engine, catalogue.names(ENGINES), "engine")
-        catalogue.check(self.method, catalogue.names(METHODS), "method")
+        catalogue.check(self.method.partition(":")[0], [*catalogue.names(METHODS), ALL], "method")
         _one_of("--precision", self.precision, PRECISIONS)
         _one_of("--probe", self.probe, PROBES)
         _one_of("--accuracy-grid", self.accuracy_grid, ACCURACY_GRIDS)

@@ -152,8 +152,10 @@ class Subject:
 
     model: str
     method: str
-    depth: int
+    schedule: tuple[int, ...]
+    """Tokens removed in each block."""
     block: int
+    """The first block that reduces."""
     batch_size: int
     image_px: int
     precision: str
@@ -179,7 +181,7 @@ def make_plan(
     return Plan(
         model=subject.model,
         method=subject.method,
-        schedule=tuple(removed if index == subject.block else 0 for index in range(subject.depth)),
+        schedule=subject.schedule,
         tokens_in=baseline.tokens,
         tokens_out=chosen.tokens,
         removed=removed,

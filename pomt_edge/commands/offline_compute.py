@@ -60,8 +60,12 @@ def offline_compute(
     engine: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: torch's]")] = None,
-    method: Annotated[str, typer.Option(help="How tokens are reduced.")] = "pomt",
-    block: Annotated[int, typer.Option(help="The block that reduces, from 0.")] = 3,
+    method: Annotated[
+        str, typer.Option(help="How tokens are reduced, with options as in pomt:score=cls; all: compare them all.")
+    ] = "pomt",
+    block: Annotated[
+        str, typer.Option(help="The block that reduces, from 0; or several, 3,6,9, or all: evenly in each.")
+    ] = "3",
     probe: Annotated[
         str, typer.Option(help="block: the reduced model itself; input: the paper's random tokens at the input.")
     ] = "block",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,82 @@ def in_one_block(removed: int, block: int, depth: int) -> tuple[int, ...]:
     if not 0 <= block < depth:
         raise UserError(f"block {block} is past the depth: the model has {depth} blocks, 0 to {depth - 1}")
     return tuple(removed if index == block else 0 for index in range(depth))
+
+
+def blocks_of(text: str, depth: int) -> tuple[int, ...]:
+    """The blocks that a user names: '3', '3,6,9', or 'all'.
+
+    Raises:
+        UserError: something else, or a block that the model does not have.
+    """
+    if text == "all":
+        return tuple(range(depth))
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise UserError(f"--block {text}: expected a block's number, some such as 3,6,9, or all")
+    found = tuple(sorted({int(word) for word in words}))
+    in_one_block(0, found[-1], depth)
+    return found
+
+
+def most_in(blocks: Sequence[int], depth: int, tokens: int, prefix: int, most_of: Callable[[int], int]) -> int:
+    """The most tokens that can be removed in all when they are spread over these blocks."""
+    for removed in range(tokens - prefix, 0, -1):
+        try:
+            check(spread(removed, blocks, depth), depth, tokens, prefix, most_of)
+        except UserError:
+            continue
+        return removed
+    return 0
+
+
+def spread(removed: int, blocks: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Remove so many tokens in all, evenly in some blocks; what does not divide goes to the first ones.
+
+    Raises:
+        UserError: the model has no such block.
+    """
+    for block in blocks:
+        in_one_block(0, block, depth)
+    share, rest = divmod(removed, len(blocks))
+    counts = {block: share + (place < rest) for place, block in enumerate(sorted(blocks))}
+    return tuple(counts.get(index, 0) for index in range(depth))
+
+
+def linear(removed: int, factor: float, depth: int) -> tuple[int, ...]:
+    """ToMe's schedule of every block: `removed` in each on average, from (1 - factor) to (1 + factor) times that.
+
+    A factor of 0 is the constant schedule, -1 removes most in the first block and none in the last. Rounded down as
+    there, so that the sum may be smaller than removed * depth.
+
+    Raises:
+        UserError: a factor outside -1 to 1.
+    """
+    if not -1 <= factor <= 1:
+        raise UserError(f"a schedule's factor is -1 (falling) to 1 (rising), got {factor}")
+    least = int(removed * (1 - factor))
+    step = (2 * removed - 2 * least) / max(depth - 1, 1)
+    return tuple(int(least + step * index) for index in range(depth))
+
+
+def by_ratio(ratio: float, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+    """PiToMe's schedule of every block: each keeps this share of the tokens behind the prefix, rounded up.
+
+    Raises:
+        UserError: a ratio outside (0, 1].
+    """
+    if not 0 < ratio <= 1:
+        raise UserError(f"a ratio of tokens to keep is above 0 and at most 1, got {ratio}")
+    counts, patches = [], tokens - prefix
+    for _ in range(depth):
+        counts.append(math.floor(patches - patches * ratio))
+        patches -= counts[-1]
+    return tuple(counts)
+
+
+def tokens_per_block(schedule: Sequence[int], tokens: int) -> tuple[int, ...]:
+    """The tokens that each block's MLP sees, which are those that leave it."""
+    return tuple(tokens - sum(schedule[: index + 1]) for index in range(len(schedule)))
 
 
 def check(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pomt_edge.records import AccuracyPoint, LatencyPoint, Result, Staircase
+from pomt_edge.records import AccuracyPoint, Cost, LatencyPoint, Result, Staircase
 from pomt_edge.report import unrest
 from pomt_edge.report.chart import Chart, coordinate
-from pomt_edge.report.numerals import ABSENT, finite, interval, join, ms_decimals, number
+from pomt_edge.report.numerals import ABSENT, finite, interval, join, ms_decimals, number, signed
 from pomt_edge.report.words import measure_of, where
 
 
@@ -121,7 +122,30 @@ def choice(result: Result) -> list[Figure]:
         Figure("Limits", "; ".join(limits) or "none"),
         Figure("Batch", f"{plan.batch_size} × {plan.image_px} px"),
         Figure("Engine", f"{plan.engine}, {plan.precision}"),
+        *_cost_figures(result.costs),
     ]
+
+
+def _cost_figures(costs: Sequence[Cost]) -> list[Figure]:
+    """What the plan costs on paper, per image."""
+    if not costs:
+        return []
+    before, after = costs[0], costs[-1]
+    less = 100 * (after.gflops / before.gflops - 1) if before.gflops else 0.0
+    return [
+        Figure("Operations", f"{number(before.gflops, 2)} → {number(after.gflops, 2)} GFLOP ({signed(less, 1)} %)"),
+        Figure("Peak activations", f"{before.peak_activation_mib:.1f} → {after.peak_activation_mib:.1f} MiB"),
+        Figure("Parameters", f"{after.parameters / 1e6:.2f} million"),
+        Figure("Tokens after each block", _runs(after.tokens_per_block)),
+    ]
+
+
+def _runs(counts: Sequence[int]) -> str:
+    """'197 (3 blocks), 141 (9)': equal neighbours together."""
+    runs = [(count, len(list(group))) for count, group in itertools.groupby(counts)]
+    if len(runs) > 4:
+        return ", ".join(map(str, counts))
+    return ", ".join(f"{count} ({length} block{'s' if length > 1 else ''})" for count, length in runs)
 
 
 def limit_name(name: str, result: Result) -> str:

@@ -57,6 +57,8 @@ def verdict(result: Result) -> Verdict:
 
 
 def where(plan: Plan) -> str:
+    if all(plan.schedule):
+        return "in every block"
     blocks = [str(block) for block, removed in enumerate(plan.schedule) if removed]
     return f"in blocks {join(blocks)}" if len(blocks) > 1 else f"in block {plan.block}"
 

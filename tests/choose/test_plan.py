@@ -12,7 +12,7 @@ from pomt_edge.choose.efficient import efficient, narrowed
 from pomt_edge.choose.plan import Decision, Limits, Subject, decide, make_plan, settled
 from pomt_edge.records import AccuracyPoint, LatencyCurve, LatencyPoint
 
-SUBJECT = Subject("m", "pomt", 12, 3, 4, 224, "fp32", "torch", "cpu", 10)
+SUBJECT = Subject("m", "pomt", (0, 0, 0, 37, *(0,) * 8), 3, 4, 224, "fp32", "torch", "cpu", 10)
 
 
 def curve(latency_ms: dict[int, float], half: float = 0.01) -> LatencyCurve:
