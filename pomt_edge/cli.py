@@ -16,6 +16,7 @@ from pomt_edge.commands.common import guarded, show_version
 from pomt_edge.commands.compare import compare
 from pomt_edge.commands.doctor import doctor
 from pomt_edge.commands.offline_compute import offline_compute
+from pomt_edge.commands.show import show
 
 OPTIONS: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
@@ -32,6 +33,7 @@ app.command()(offline_compute)
 app.add_typer(clocks, name="clocks")
 app.command()(compare)
 app.command()(doctor)
+app.command()(show)
 
 
 @app.callback()

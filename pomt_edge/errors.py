@@ -5,5 +5,9 @@ class UserError(ValueError):
     """What was given, what was expected and what to type next, in one line; the command exits with 2."""
 
 
+class Unfit(UserError):  # noqa: N818 - it says what it is
+    """A method that this model can't be reduced by, while others may do."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in the midst of measuring; the message says how to go on."""

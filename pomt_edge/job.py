@@ -17,7 +17,7 @@ from torch import nn
 
 from pomt_edge import __version__, catalogue
 from pomt_edge.engines import ENGINES, Engine, Setting
-from pomt_edge.errors import UserError
+from pomt_edge.errors import Unfit, UserError
 from pomt_edge.machine.system import System
 from pomt_edge.measure import datasets, environment
 from pomt_edge.measure.datasets import Images
@@ -75,7 +75,7 @@ class Job:
             "torch": torch.__version__,
             "timm": timm.__version__,
             "pomt_edge": __version__,
-            "grid": f"{self.tokens[:2]} to {self.tokens[-1]} by {request.grid_stride}",
+            "grid": f"{self.tokens[:2]} to {self.tokens[-1]} by {request.stride}",
             **dataclasses.asdict(self.preprocessing),
         }
         same = ("batch_size", "engine", "precision", "method", "block", "probe", "seed", "unlabelled")
@@ -164,10 +164,10 @@ def _grid(request: Request, model: nn.Module, by: Method, blocks: Sequence[int])
     family = family_of(model)
     full = family.token_count(model)
     if by.needs_class_token and not family.has_class_token(model):
-        raise UserError(f"--method {by.name} scores tokens by the class token, and {request.model} has none")
+        raise Unfit(f"--method {by.name} scores tokens by the class token, and {request.model} has none")
     most = schedule.most_in(blocks, len(family.blocks(model)), full, family.prefix_tokens(model), by.most)
     if most < 1:
-        raise UserError(f"{request.model} has {full} tokens at this --image-size; {request.method} can remove none")
+        raise Unfit(f"{request.model} has {full} tokens at this --image-size; {request.method} can remove none")
     least = full - most
     start = full if request.grid_start is None else request.grid_start
     stop = max(math.ceil(0.1 * full), least) if request.grid_stop is None else request.grid_stop
@@ -177,7 +177,7 @@ def _grid(request: Request, model: nn.Module, by: Method, blocks: Sequence[int])
     if start < stop:
         raise UserError(f"--grid-start {start} is below --grid-stop {stop}: the grid goes from more tokens to fewer")
     # The last count is measured whatever the stride: it is what the user named.
-    counts = {*range(start, stop - 1, -request.grid_stride), stop} - {full}
+    counts = {*range(start, stop - 1, -request.stride), stop} - {full}
     if not counts:
         raise UserError(
             f"--grid-start {start}, --grid-stop {stop}: the grid has no count below the {full} of all tokens"

@@ -389,6 +389,24 @@ class ComparedPoint(Record):
 
 
 @dataclass(frozen=True)
+class Contest(Record):
+    """Every method on the same model, device and images, each against its own interleaved baseline."""
+
+    results: tuple[Result, ...]
+    best: str | None
+    """The method whose plan is taken; None where no plan prunes."""
+    because: str
+    unfit: tuple[str, ...] = ()
+    """Methods that could not be used, each with the reason."""
+
+    @property
+    def plan(self) -> Plan:
+        """The best method's, else the first one's, which says why not to prune."""
+        plans = [result.plan for result in self.results]
+        return next((plan for plan in plans if plan.method == self.best), plans[0])
+
+
+@dataclass(frozen=True)
 class FieldPair(Record):
     """A field of the environment that two runs do not share."""
 

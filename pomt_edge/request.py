@@ -15,6 +15,7 @@ from pomt_edge.reduce import METHODS
 DEFAULT_MAX_DROP = 1.0
 DEFAULT_KEEP = 0.7
 DEFAULT_IMAGES = 1024
+COARSE_STRIDE = 16
 ALL = "all"
 """Every method, compared."""
 PROBES = ("block", "input")
@@ -47,7 +48,7 @@ class Request:
     probe: str = "block"
     grid_start: int | None = None
     grid_stop: int | None = None
-    grid_stride: int = 1
+    grid_stride: int | None = None
     max_drop: float | None = None
     budget_ms: float | None = None
     alpha: float | None = None
@@ -70,6 +71,11 @@ class Request:
     @property
     def has_data(self) -> bool:
         return self.data is not None or self.model == demo.NAME
+
+    @property
+    def stride(self) -> int:
+        """Tokens between the grid's points; a comparison of all methods is coarse unless asked otherwise."""
+        return self.grid_stride or (COARSE_STRIDE if self.method == ALL else 1)
 
     @property
     def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

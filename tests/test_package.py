@@ -26,6 +26,7 @@ LAYERS = [
     {"request", "console", "decision"},
     {"job"},
     {"offline"},
+    {"contest"},
     {"commands"},
     {"cli"},
 ]

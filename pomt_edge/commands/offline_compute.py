@@ -11,6 +11,7 @@ import typer
 from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, fail, path, show_version
 
 if TYPE_CHECKING:
+    from pomt_edge.console import LiveProgress
     from pomt_edge.request import Request
 
 
@@ -73,7 +74,9 @@ def offline_compute(
     grid_stop: Annotated[
         int | None, typer.Option(help="Fewest tokens kept in the grid. [default: 10 % of them]")
     ] = None,
-    grid_stride: Annotated[int, typer.Option(help="Tokens between the grid's points.")] = 1,
+    grid_stride: Annotated[
+        int | None, typer.Option(help="Tokens between the grid's points. [default: 1; 16 with --method all]")
+    ] = None,
     accuracy_grid: Annotated[
         str | None, typer.Option(help="efficient: accuracy where it can decide; full: everywhere. [default: efficient]")
     ] = None,
@@ -168,15 +171,29 @@ def offline_compute(
     return _run(request, as_json)
 
 
+def _compare_methods(request: Request, as_json: bool, progress: LiveProgress) -> int:
+    from pomt_edge import contest
+    from pomt_edge.console import print_contest
+
+    outcome, folder = contest.run(request, progress)
+    print_contest(outcome, folder, to_stderr=as_json)
+    if as_json:
+        print(outcome.plan.to_json())
+    return NEGATIVE if all(result.plan.verdict == "unreachable" for result in outcome.results) else 0
+
+
 def _run(request: Request, as_json: bool) -> int:
     request.check()
     from pomt_edge.console import LiveProgress, print_summary
+    from pomt_edge.request import ALL
 
     for ending in (signal.SIGTERM, signal.SIGHUP):  # a lost connection must put the clocks back too
         if signal.getsignal(ending) != signal.SIG_IGN:
             signal.signal(ending, signal.default_int_handler)
     try:
         with LiveProgress() as progress:
+            if request.method == ALL:
+                return _compare_methods(request, as_json, progress)
             from pomt_edge import offline
 
             result, folder = offline.run(request, progress)

@@ -91,6 +91,11 @@ def read_demo(count: int, seed: int, labelled: bool) -> Images:
     return Images(chosen, torch.from_numpy(labels[index]).long() if labelled else None, ())
 
 
+def pixels_of(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """One image as a model sees it, but for the normalisation: uint8 [3, height, width]."""
+    return torch.as_tensor(_transform(preprocessing)(image.convert("RGB")))
+
+
 def draw(items: Sequence[Item], count: int, seed: int) -> list[Item]:
     """At most `count` items: as many of each class as there are, in turn; the same for the same seed."""
     generator = np.random.default_rng(seed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -51,6 +53,8 @@ def load(name: str, **options: Any) -> Method:
         if option not in known:
             raise UserError(f"unknown option '{option}' of method {name}; known: {', '.join(known) or 'none'}")
         _check(name, option, value, known[option], getattr(module, "VALUES", {}).get(option))
+    # margin=1 and margin=1.0 are one method, of one name.
+    options = {option: type(known[option])(value) for option, value in options.items()}
     given = {option: value for option, value in options.items() if value != known[option]}
     own = {option: value for option, value in given.items() if option != PROPORTIONAL}
     settings = known | options
@@ -106,8 +110,16 @@ def _boolean(text: str) -> bool:
 
 
 def _check(name: str, option: str, value: Any, default: Any, allowed: tuple[Any, ...] | None) -> None:
-    if allowed is not None and value not in allowed:
-        known = ", ".join(map(str, allowed))
-        raise UserError(f"method {name}: {option}={value!r}; expected one of {known}")
-    if allowed is None and isinstance(default, float) and not (isinstance(value, float | int) and abs(value) < 1e6):
-        raise UserError(f"method {name}: {option}={value!r}; expected a number such as {default}")
+    if allowed is not None:
+        if value not in allowed:
+            raise UserError(f"method {name}: {option}={value!r}; expected one of {', '.join(map(str, allowed))}")
+    elif not _is_like(value, default):
+        raise UserError(f"method {name}: {option}={value!r}; expected a value such as {default}")
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    return isinstance(value, numbers.Integral if isinstance(default, int) else type(default))

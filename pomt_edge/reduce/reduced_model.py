@@ -7,12 +7,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pomt_edge.errors import UserError
 from pomt_edge.models.family import Family, family_of
 from pomt_edge.records import Plan
-from pomt_edge.reduce import blocks, method, schedule, token_map
+from pomt_edge.reduce import blocks, method, schedule, source, token_map
 from pomt_edge.reduce.token_map import TokenMap
 
 
@@ -48,6 +49,10 @@ class ReducedModel(nn.Module):
     def token_maps(self, x: Tensor) -> dict[int, TokenMap]:
         """Images [B, 3, height, width] to the map of each block that reduces, by the block's index."""
         return self._run(x)[2]
+
+    def source_map(self, x: Tensor) -> Tensor:
+        """Images [B, 3, height, width] to the output slot of each original token, [B, N]; -1: dropped."""
+        return source.source_map(self.token_maps(x), self.tokens_in).expand(x.shape[0], -1)
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor | None, dict[int, TokenMap]]:
         tokens = self.family.embed(self.model, images)
@@ -111,6 +116,7 @@ def reduce_model(
     count = family.token_count(model)
     if plan is not None and plan.tokens_in != count:
         raise UserError(f"the plan is for {plan.tokens_in} tokens, the model has {count}")
+    _check_weights(model)
     return ReducedModel(copying.deepcopy(model) if copy else model, family, by, removed)
 
 
@@ -122,6 +128,16 @@ def _check_same_model(model: nn.Module, plan: Plan) -> None:
             f"the plan is for {plan.model}, the model is {name}; to use its schedule all the same give "
             "method=plan.method and schedule=plan.schedule"
         )
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Every method ranks: NaN has a rank too, and the model would run and answer NaN."""
+    for name, weight in model.named_parameters():
+        # Only what lies in memory as it is: meta and quantised tensors can't be asked.
+        if type(weight.data) is not Tensor or weight.is_meta or not weight.is_floating_point() or not weight.numel():
+            continue
+        if not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+            raise UserError(f"the model's weights hold NaN or infinity, first in {name}; load finite weights")
 
 
 def _checked(

@@ -108,7 +108,7 @@ def check(
     try:
         counts = tuple(operator.index(item) for item in schedule)
     except TypeError:
-        raise UserError(f"a schedule is integers, one per block, got {list(schedule)!r}") from None
+        raise UserError(f"a schedule is integers, one per block, got {schedule!r}") from None
     if len(counts) != depth:
         raise UserError(f"a schedule has one integer per block: expected {depth}, got {len(counts)}")
     for block, removed in enumerate(counts):

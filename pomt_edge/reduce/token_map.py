@@ -60,6 +60,9 @@ class Evidence:
 
 def ranked_by(score: Tensor) -> Tensor:
     """Positions by falling score, [B, T] to [B, T]; of equal scores the lower position comes first, on any engine."""
+    if torch.onnx.is_in_onnx_export():
+        # ONNX has no stable sort, and its TopK breaks ties by the lower index by definition; torch's does not.
+        return score.topk(score.shape[-1]).indices
     return score.sort(dim=-1, descending=True, stable=True).indices
 
 

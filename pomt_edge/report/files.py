@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from pomt_edge.records import Record, Result, write_text
-from pomt_edge.report import page
+from pomt_edge.records import Contest, Record, Result, write_text
+from pomt_edge.report import methods, page
 
 CURVE = ("tokens", "median_ms", "low_ms", "high_ms", "samples", "stop_reason")
 ACCURACY = ("tokens", "percent", "low", "high", "images")
@@ -22,6 +22,13 @@ def write(result: Result, folder: Path) -> None:
     result.save(folder / "result.json")
     write_text(folder / "report.html", page.render(result))
     result.plan.save(folder / "plan.json")
+
+
+def write_contest(contest: Contest, folder: Path) -> None:
+    """Write methods.json, methods.html and, last, plan.json, the plan of the best method."""
+    contest.save(folder / "methods.json")
+    write_text(folder / "methods.html", methods.render(contest))
+    contest.plan.save(folder / "plan.json")
 
 
 def _csv(columns: Sequence[str], records: Sequence[Record]) -> str:

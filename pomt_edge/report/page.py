@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from importlib.resources import files
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from pomt_edge.records import Result
 from pomt_edge.report import chart, tables, words
 from pomt_edge.report.numerals import number
+from pomt_edge.report.templates import templates, text
 
 
 def render(result: Result) -> str:
     """The whole page as text; save it as UTF-8."""
-    script = _text("page.js")
+    script = text("page.js")
     picture = chart.build(result)
-    template = _templates().get_template("page.html.j2")
+    template = templates().get_template("page.html.j2")
     return template.render(
-        style=_text("page.css"),
+        style=text("page.css"),
         script=script,
         script_hash=_hash(script),
         plan=result.plan,
@@ -64,20 +62,6 @@ def _series(picture: chart.Chart | None, measure: str | None) -> list[tuple[str,
     if picture and picture.quality and measure:
         found.append(("quality", measure.capitalize()))
     return found
-
-
-def _templates() -> Environment:
-    return Environment(
-        loader=FunctionLoader(_text),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _text(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(script: str) -> str:

@@ -6,8 +6,8 @@ import torch
 
 from pomt_edge.reduce.token_map import Evidence, TokenMap, keep_best
 
-MULTIPLIER, INCREMENT, MODULUS = 1103515245, 12345, 2**31
-"""A linear congruential generator: whole numbers, so that every engine draws the same tokens."""
+MULTIPLIER, INCREMENT, MODULUS = 16807, 12345, 2**31 - 1
+"""Of a generator in whole numbers below 2**63, so that every engine draws the same tokens."""
 
 
 def most(patches: int) -> int:
@@ -16,10 +16,12 @@ def most(patches: int) -> int:
 
 def reduce(evidence: Evidence, removed: int, seed: int = 0) -> TokenMap:
     """Drop tokens by a draw that follows from the seed, the block and their positions alone."""
-    draw = (
-        torch.arange(evidence.patches, device=evidence.tokens.device) + (7919 * (seed % MODULUS) + evidence.block) * 997
-    )
+    start = (7919 * (seed % MODULUS) + evidence.block) * 997 % MODULUS
+    draw = torch.arange(evidence.patches, device=evidence.tokens.device) + start
     for _ in range(3):
         draw = (draw * MULTIPLIER + INCREMENT) % MODULUS
-        draw = draw ^ (draw >> 13)
+        # Only products and remainders, which every engine has; the fifth power is one-to-one, as MODULUS is a prime
+        # and 5 does not divide MODULUS - 1.
+        square = draw * draw % MODULUS
+        draw = square * square % MODULUS * draw % MODULUS
     return keep_best(evidence, draw.expand(evidence.tokens.shape[0], -1), removed)

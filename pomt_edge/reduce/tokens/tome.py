@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from pomt_edge.reduce.token_map import Evidence, TokenMap
+from pomt_edge.reduce.token_map import Evidence, TokenMap, ranked_by
 
 MERGES = True
 PROPORTIONAL_ATTENTION = True
@@ -30,7 +30,7 @@ def reduce(evidence: Evidence, removed: int) -> TokenMap:
     even, odd = prefix + prefix % 2, prefix + 1 - prefix % 2
     similar = metric[:, even::2] @ metric[:, odd::2].transpose(1, 2)
     best, partner = similar.max(dim=-1)
-    order = best.sort(dim=-1, descending=True, stable=True).indices
+    order = ranked_by(best)
     sources, unmerged = order[:, :removed], order[:, removed:].sort(dim=-1).values
     odds = torch.arange(odd, metric.shape[1], 2, device=metric.device).expand(metric.shape[0], -1)
     kept = torch.cat([evidence.protected(), even + 2 * unmerged, odds], dim=1)
