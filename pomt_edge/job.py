@@ -135,7 +135,10 @@ def _with_graphs(
         return dataclasses.replace(setting, cuda_graphs=True)
     if request.cuda_graphs:
         raise UserError(f"--cuda-graphs: not to be had here ({objection}); leave it out, or give --no-cuda-graphs")
-    progress.note(f"CUDA graphs are not to be had here ({objection}); timed by events, launching included")
+    progress.note(
+        f"CUDA graphs are not to be had here ({objection}); timed by events, launching included; if that fails "
+        "later on, repeat with --no-cuda-graphs"
+    )
     return setting
 
 

@@ -140,7 +140,7 @@ class LatencyPoint(Record):
     cv_percent: float | None = None
     """Coefficient of variation of the samples: standard deviation over mean."""
     energy_mj: float | None = None
-    """Energy per image in millijoules, where the device counts it."""
+    """Energy per image in millijoules, of the baseline and the choice, where the device counts it."""
     memory_mib: float | None = None
     """On CUDA the peak of what one forward and the weights have allocated; on the CPU the resident memory of the
     whole process, all counts' models in it."""
@@ -196,7 +196,7 @@ class LatencyCurve(Record):
     The points' latencies are scaled by the anchor around them to its median."""
     steadiness: Steadiness = Steadiness()
     detrended: bool = False
-    """Whether the latencies are those of the sweep's start, the drift taken out."""
+    """Whether the latencies are those of the sweep's first tenth, the drift and shifts since taken out."""
     percentile_method: str = "linear"
 
     @property

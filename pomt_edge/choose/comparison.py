@@ -148,14 +148,25 @@ def _overall(
         return "SLOWER" if slower else "FASTER", "; ".join(slower + faster)
     counted = Counter(point.verdict for point in points)
     same, itself = counted["SAME"], f"{level.verdict}: {difference(level)}"
-    if same >= SAME_SHARE * len(points) and level.verdict in ("SAME", "AMBIGUOUS"):
+    if same >= SAME_SHARE * len(points):
         because = f"{same} of {len(points)} counts are the same within {tolerance:g} %, and none is surely beyond"
         if scale == "relative":
-            because += f", relative to the unreduced model (itself {itself})"
-        return "SAME", because
+            because += ", relative to the unreduced model"
+        if _may_be_unchanged(level, tolerance):
+            return "SAME", because
+        return "AMBIGUOUS", f"{because}; but that itself is {difference(level)}, by the machine's mood or by the change"
     kinds = ", ".join(f"{number} {kind}" for kind, number in counted.most_common())
     because = f"of {len(points)} counts {kinds}, none surely more than {tolerance:g} % off"
     return "AMBIGUOUS", f"{because} (the unreduced model {itself})"
+
+
+def _may_be_unchanged(level: ComparedPoint, tolerance: float) -> bool:
+    """Whether the level's interval reaches into the tolerance."""
+    low, high = (
+        level.low if level.low is not None else level.percent,
+        level.high if level.high is not None else level.percent,
+    )
+    return low <= tolerance and high >= -tolerance
 
 
 def _surely(

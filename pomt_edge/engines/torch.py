@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,16 @@ def prepare(model: nn.Module, setting: Setting) -> nn.Module:
 
 
 def load(model: nn.Module, setting: Setting) -> Session:
-    on_cuda = _GraphSession if setting.cuda_graphs else _EventSession
-    session = on_cuda if setting.device.startswith("cuda") else _HostSession
-    return session(model.eval(), setting)
+    if not setting.device.startswith("cuda"):
+        return _HostSession(model.eval(), setting)
+    if not setting.cuda_graphs:
+        return _EventSession(model.eval(), setting)
+    try:
+        return _GraphSession(model.eval(), setting)
+    except RuntimeError as error:
+        raise UserError(
+            f"a CUDA graph could not be captured ({_first_line(error)}); give --no-cuda-graphs, and another --out"
+        ) from error
 
 
 def objection_to_graphs(model: nn.Module, setting: Setting) -> str | None:
@@ -40,8 +48,12 @@ def objection_to_graphs(model: nn.Module, setting: Setting) -> str | None:
     try:
         _GraphSession(model.eval(), setting)
     except RuntimeError as error:
-        return str(error).strip().partition("\n")[0][:200]
+        return _first_line(error)
     return None
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def check_device(device: str) -> None:
@@ -151,27 +163,39 @@ class _GraphSession(_EventSession):
 
     def __init__(self, model: nn.Module, setting: Setting) -> None:
         super().__init__(model, setting)
+        place = _capturing(setting.device)
         with torch.cuda.device(self.device), torch.inference_mode():
-            self._warm_up_for_capture()
+            self._warm_up_for_capture(place.stream)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, pool=_graph_pool(self.device)):
+            with torch.cuda.graph(self._graph, pool=place.first.pool(), stream=place.stream):
                 self._output = self.model(self.images)
 
-    def _warm_up_for_capture(self) -> None:
-        """Off the default stream, as capturing asks: libraries allocate their workspaces on the first calls."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+    def _warm_up_for_capture(self, stream: torch.cuda.Stream) -> None:
+        """On the capturing stream: libraries allocate their workspaces, one per stream, on the first calls."""
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for _ in range(3):
                 self.model(self.images)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(stream)
 
     def _forward(self) -> None:
         self._graph.replay()
 
 
+@dataclass(frozen=True)
+class _Capturing:
+    """Where all graphs of a device are captured: one stream, and one pool of memory, for they never run together."""
+
+    stream: torch.cuda.Stream
+    first: torch.cuda.CUDAGraph
+    """Keeps the pool alive: a pool whose last graph is gone can't be captured into again."""
+
+
 @functools.cache
-def _graph_pool(device: str) -> Any:
-    """One memory pool for all graphs of a device: they never run at the same time, so they may share it."""
+def _capturing(device: str) -> _Capturing:
     with torch.cuda.device(device):
-        return torch.cuda.graph_pool_handle()
+        stream, first = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        value = torch.zeros(1, device=device)
+        with torch.cuda.graph(first, stream=stream):
+            value.add_(1)
+        return _Capturing(stream, first)

@@ -29,8 +29,8 @@ EVENT_REASONS = {
     "power brake": 0x80,
 }
 """Bits of NVML's clocks event reasons; the bits are fixed, their names changed from version to version."""
-FANS = ("fan", "pwm")
-"""Cooling devices of a Jetson that slow nothing down."""
+HARMLESS = ("fan", "pwm", "hot-surface")
+"""Cooling devices of a Jetson that slow nothing down; a hot surface is an alert at some 70 degrees."""
 PROCESSORS = ("processor", "cpu")
 """Those of a PC that slow a processor down; others dim a screen or a radio."""
 
@@ -45,6 +45,8 @@ class Reading:
     """What holds the clock down right now."""
     energy_mj: float | None = None
     """Energy used so far, in millijoules."""
+    watched: tuple[str, ...] = ()
+    """What would have told, had something held the device back."""
 
 
 def held_back(before: Reading, after: Reading) -> tuple[str, ...]:
@@ -68,8 +70,8 @@ class Counters:
         on_cpu = device == "cpu"
         self._events = {path: _event_name(path) for path in _event_files(system, on_cpu)}
         self._cooling = {path / "cur_state": read(path / "type") or path.name for path in _cooling_devices(system)}
-        self._energy = system.glob("/sys/class/powercap/intel-rapl:[0-9]*/energy_uj") if on_cpu else []
-        self._energy = [path for path in self._energy if path.parent.name.count(":") == 1]
+        self._energy = _packages(system) if on_cpu else []
+        self._watched = sorted({*self._events.values()}) + ["cooling devices"] * bool(self._cooling)
 
     def read(self) -> Reading:
         counts: dict[str, int] = {}
@@ -84,26 +86,34 @@ class Counters:
         elif self._energy:
             parts = [read_number(path) for path in self._energy]
             energy = None if None in parts else sum(part for part in parts if part) / 1e3
-        return Reading(counts, tuple(active), energy)
+        watched = [*self._watched, *VIOLATIONS] if self._device else self._watched
+        return Reading(counts, tuple(active), energy, tuple(watched))
 
 
 def _event_files(system: System, on_cpu: bool) -> list[Path]:
     files = system.glob("/sys/class/hwmon/hwmon*/oc*_event_cnt")
     if on_cpu:
-        # A package's count appears with each of its cores: the first core of each is enough.
-        files += system.glob("/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
+        # A package's count appears with each of its cores; that the sum counts it several times does not matter.
+        files += system.glob("/sys/devices/system/cpu/cpu*/thermal_throttle/*_throttle_count")
     return files
 
 
 def _event_name(path: Path) -> str:
-    return "heat (cpu)" if path.name == "core_throttle_count" else f"over-current ({path.name.split('_')[0]})"
+    kind = path.name.split("_")[0]
+    return f"heat (cpu {kind})" if path.name.endswith("_throttle_count") else f"over-current ({kind})"
+
+
+def _packages(system: System) -> list[Path]:
+    """The energy counters of whole processor packages: others are parts of them, or the system around them."""
+    zones = [path.parent for path in system.glob("/sys/class/powercap/intel-rapl:*/energy_uj")]
+    return [zone / "energy_uj" for zone in zones if (read(zone / "name") or "").startswith("package")]
 
 
 def _cooling_devices(system: System) -> list[Path]:
     """What slows the processors down when they are hot."""
     folders = system.glob("/sys/class/thermal/cooling_device*")
     if board.is_jetson(system):
-        return [path for path in folders if not _is_one_of(FANS, path)]
+        return [path for path in folders if not _is_one_of(HARMLESS, path)]
     return [path for path in folders if _is_one_of(PROCESSORS, path)]
 
 

@@ -40,6 +40,8 @@ RECHECKS = 2
 CONFIRMATIONS = 8
 CONFIRMATION_ROUND = 1000
 """Added to a count it numbers that count's confirming round, behind all others."""
+ENERGY_SECONDS = 3.0
+"""Many times the period in which a GPU's energy counter advances."""
 WARM_UP_SECONDS = 10.0
 WARM_UP_WINDOWS = 6
 """Windows of forwards whose two halves have to agree before a device counts as warm."""
@@ -50,12 +52,12 @@ class Cooling:
     """What to do about throttled blocks."""
 
     pause_s: float = 10.0
-    most_pauses: int = 6
+    most_pauses: int = 3
     """In a row, while the device is still held back."""
     attempts: int = 3
     """Of one block; the last is kept, throttled as it may be."""
     most_kept: int = 3
-    """So many such blocks, and measuring again is given up: this device is always held back."""
+    """So many such blocks in a row, and measuring again is given up until one comes out clean."""
 
 
 Begin = Callable[[], dict[str, Any]]
@@ -86,8 +88,8 @@ class Visit:
     """Visits of one segment followed each other without a pause; it begins and ends with the anchor."""
     frames: bool = False
     """An anchor that begins or ends a segment, beside the round's own visits."""
-    energy_mj: float | None = None
     memory_mib: float | None = None
+    throttled: bool = False
 
 
 class Sweep:
@@ -134,7 +136,20 @@ class Sweep:
         """
         pairs = [self._anchor, tokens] * CONFIRMATIONS
         self._visit_all({CONFIRMATION_ROUND + tokens: pairs}, f"confirming {tokens} tokens, blocks")
+        for count in (self._anchor, tokens):
+            self._count_energy(count)
         return self.curve()
+
+    def _count_energy(self, tokens: int) -> None:
+        """One long stretch of forwards: the counters advance in steps that a block is too short for."""
+        if not self._started or self._energy_mj(tokens) is not None or self._target.reading().energy_mj is None:
+            return
+        forwards = max(math.ceil(1e3 * ENERGY_SECONDS / self.curve().at(tokens).median_ms), 1)
+        before = self._target.reading()
+        self._target.time_ms(tokens, forwards)
+        used = counters.energy_mj(before, self._target.reading())
+        if used is not None:
+            self._journal.add({"energy": {"tokens": tokens, "forwards": forwards, "mj": used}})
 
     def curve(self, before: int | None = None) -> LatencyCurve:
         """The curve so far, or as it stood before a round."""
@@ -146,11 +161,15 @@ class Sweep:
     def _point(self, tokens: int, blocks: Sequence[timing.Block]) -> LatencyPoint:
         point = timing.summarise(tokens, blocks, self.grid.rule.reason(blocks) or "re-measured")
         visits = [visit for visit in self._visits if visit.tokens == tokens]
-        counted = [(visit.energy_mj, len(visit.block)) for visit in visits if visit.energy_mj is not None]
-        images = self.grid.batch_size * sum(count for _, count in counted)
-        energy = sum(used for used, _ in counted) / images if images else None
         memory = max((visit.memory_mib for visit in visits if visit.memory_mib is not None), default=None)
-        return dataclasses.replace(point, energy_mj=energy, memory_mib=memory)
+        return dataclasses.replace(point, energy_mj=self._energy_mj(tokens), memory_mib=memory)
+
+    def _energy_mj(self, tokens: int) -> float | None:
+        """Energy per image where it was counted."""
+        stretches = [entry["energy"] for entry in self._journal.entries if "energy" in entry]
+        own = [stretch for stretch in stretches if stretch["tokens"] == tokens]
+        images = self.grid.batch_size * sum(stretch["forwards"] for stretch in own)
+        return sum(stretch["mj"] for stretch in own) / images if images else None
 
     def _steadiness(self, anchor: tuple[float, ...], points: Sequence[LatencyPoint]) -> Steadiness:
         shifts = steadiness.shifts(anchor)
@@ -158,7 +177,7 @@ class Sweep:
         entries = self._journal.entries
         warm_ups = [entry["warm_up"] for entry in entries if "warm_up" in entry]
         dropped = [entry["dropped"] for entry in entries if "dropped" in entry]
-        kept = [entry["throttled"] for entry in entries if "throttled" in entry]
+        kept = [entry["held_by"] for entry in entries if "held_by" in entry]
         blocks = [visit.block for visit in self._visits]
         spreads = [point.cv_percent for point in points if point.cv_percent is not None]
         return Steadiness(
@@ -219,7 +238,7 @@ class Sweep:
             self._cool(held_by)
             if tokens != self._anchor:
                 # Across the pause the device may have become another: an anchor of the new segment first.
-                self._keep(*self._measured(number, self._anchor, frames=True))
+                self._visit(number, self._anchor, frames=True)
         self._keep(visit, held_by)
         return float(np.median(visit.block))
 
@@ -227,20 +246,18 @@ class Sweep:
         samples = self._warm_up(tokens)
         before = self._target.reading()
         block = tuple(self._target.time_ms(tokens, samples))
-        after = self._target.reading()
-        used = counters.energy_mj(before, after)
+        held_by = counters.held_back(before, self._target.reading())
         memory = self._target.memory_mib(tokens)
-        visit = Visit(number, tokens, block, self._segment, frames, used, memory)
-        return visit, counters.held_back(before, after)
+        return Visit(number, tokens, block, self._segment, frames, memory, bool(held_by)), held_by
 
     def _keep(self, visit: Visit, held_by: tuple[str, ...]) -> None:
         entry = {"ms": visit.block, **{name: value for name, value in vars(visit).items() if name != "block"}}
-        self._journal.add(entry | ({"throttled": held_by} if held_by else {}))
+        self._journal.add(entry | ({"held_by": held_by} if held_by else {}))
         self._visits.append(visit)
 
     def _always_throttled(self) -> bool:
-        kept = sum("throttled" in entry for entry in self._journal.entries)
-        return kept >= self.grid.cooling.most_kept
+        last = self._visits[-self.grid.cooling.most_kept :]
+        return len(last) == self.grid.cooling.most_kept and all(visit.throttled for visit in last)
 
     def _cool(self, held_by: tuple[str, ...]) -> None:
         self._segment += 1
@@ -275,7 +292,7 @@ class Sweep:
                     f"--out {self._journal.path.parent} holds measurements of another state of the device: {name} was "
                     f"{earlier.get(name)!r}, is {state[name]!r} now; bring it back, or give another --out"
                 )
-        self._journal.add({"session": state, "counters": sorted(self._target.reading().counts)})
+        self._journal.add({"session": state, "counters": self._target.reading().watched})
         self._warm_up_device()
 
     def _warm_up_device(self) -> None:
@@ -301,7 +318,7 @@ def _settled(medians: Sequence[float]) -> bool:
 
 
 def _visit_of(entry: Mapping[str, Any]) -> Visit:
-    names = ("round", "tokens", "segment", "frames", "energy_mj", "memory_mib")
+    names = ("round", "tokens", "segment", "frames", "memory_mib", "throttled")
     return Visit(block=tuple(entry["ms"]), **{name: entry[name] for name in names})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pomt_edge.choose.sides import Side, of_result
 from pomt_edge.errors import UserError
-from pomt_edge.records import LatencyCurve, LatencyPoint, RecordError, Result
+from pomt_edge.records import LatencyCurve, LatencyPoint, Result
 
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 EXPECTED = "expected the folder of a finished run, its result.json, or a recorded curve (JSON with 'curves', or CSV)"
@@ -36,7 +36,7 @@ def read(path: Path) -> tuple[Side, ...]:
         sides = _from_csv(path, text) if file.suffix == ".csv" else _from_json(file, text)
         for side in sides:
             _check(side.curve)
-    except (RecordError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, csv.Error) as error:
         reason = f"the field {error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: {reason}; {EXPECTED}") from error
     return sides

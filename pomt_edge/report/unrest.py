@@ -108,10 +108,12 @@ def _drift(curve: LatencyCurve) -> Event | None:
     text = f"From the sweep's start to its end it drifted by {drift:+.1f} % ({interval})"
     large = abs(drift) > DRIFT_PERCENT and is_sure(steadiness)
     if curve.detrended:
-        return Event(f"{text}; that is taken out, milliseconds are those of the start.", large)
+        return Event(f"{text}; milliseconds are those of the sweep's first tenth (--detrend).", large)
     if not large:
         return Event(f"{text}.", False)
-    return Event(f"{text}; milliseconds are those of the middle, --detrend gives those of the start.", True)
+    return Event(
+        f"{text}; milliseconds are those of the whole sweep's median, --detrend gives those of its start.", True
+    )
 
 
 def _outliers(steadiness: Steadiness) -> Event | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,10 @@ def test_a_cooling_device_at_work_holds_back_and_a_fan_does_not(tmp_path: Path) 
     before = counters.read()
     folders = sorted(board.path("/sys/class/thermal").glob("cooling_device*"))
     fan = next(folder for folder in folders if "fan" in (folder / "type").read_text())
-    other = next(folder for folder in folders if folder != fan)
+    alert = board.path("/sys/class/thermal/cooling_device9")
+    write(board, "/sys/class/thermal/cooling_device9/type", "hot-surface-alert")
+    write(board, "/sys/class/thermal/cooling_device9/cur_state", 1)
+    other = next(folder for folder in folders if folder not in (fan, alert))
     (fan / "cur_state").write_text("3\n")
     assert held_back(before, counters.read()) == ()
     (other / "cur_state").write_text("2\n")
@@ -79,24 +83,39 @@ def test_nvml_counts_energy(desktop: boards.Board) -> None:
     counters = Counters("cuda:0", System(desktop.root))
     before = counters.read()
     used = energy_mj(before, counters.read())
-    assert before.energy_mj is not None and used is not None and used >= 0
+    assert before.energy_mj is not None and used is not None
+    time.sleep(0.2)
+    later = energy_mj(before, counters.read())
+    assert later is not None and later > used, "the fake draws 31 W"
 
 
 def test_a_cpu_counts_its_own_heat_and_energy(tmp_path: Path) -> None:
     board = boards.make("desktop", tmp_path / "board")
     for cpu in (0, 1):
         write(board, f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", 7)
-    write(board, "/sys/class/powercap/intel-rapl:0/energy_uj", 1_000_000)
-    write(board, "/sys/class/powercap/intel-rapl:0:0/energy_uj", 400_000)  # a part of the package above
+    zones = {"intel-rapl:0": "package-0", "intel-rapl:0:0": "core", "intel-rapl:1": "psys"}
+    for zone, name in zones.items():
+        write(board, f"/sys/class/powercap/{zone}/name", name)
+        write(board, f"/sys/class/powercap/{zone}/energy_uj", 1_000_000)
     counters = Counters("cpu", System(board.root))
     before = counters.read()
     assert before.energy_mj == 1000.0
     write(board, "/sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count", 8)
     write(board, "/sys/class/powercap/intel-rapl:0/energy_uj", 1_250_000)
     after = counters.read()
-    assert held_back(before, after) == ("heat (cpu)",)
+    assert held_back(before, after) == ("heat (cpu core)",)
     assert energy_mj(before, after) == 250.0
     assert energy_mj(after, before) is None, "the counter began anew"
+
+
+def test_a_package_that_is_too_hot_is_seen(tmp_path: Path) -> None:
+    board = boards.make("desktop", tmp_path / "board")
+    write(board, "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", 0)
+    counters = Counters("cpu", System(board.root))
+    before = counters.read()
+    write(board, "/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", 50)
+    assert held_back(before, counters.read()) == ("heat (cpu package)",)
+    assert before.watched == ("heat (cpu package)",)
 
 
 def test_a_virtual_machine_has_no_counters(tmp_path: Path) -> None:

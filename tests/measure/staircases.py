@@ -33,7 +33,8 @@ class KnownTarget:
         return [float(base * (1 + self._noise * self._rng.standard_normal())) for _ in range(count)]
 
     def reading(self) -> Reading:
-        return Reading({"heat": min(len(self.calls), self.throttled_until)}, energy_mj=5.0 * self.forwards)
+        held = min(len(self.calls), self.throttled_until)
+        return Reading({"heat": held}, energy_mj=5.0 * self.forwards, watched=("heat",))
 
     def memory_mib(self, tokens: int) -> float | None:
         return 100.0 + tokens
@@ -43,8 +44,8 @@ class KnownTarget:
         return sum(count for _, count in self.calls)
 
     def blocks(self) -> list[int]:
-        """The counts of the timed blocks, warm-ups left out, in the order of measurement."""
-        return [tokens for tokens, count in self.calls if count > 1 and count != 5]
+        """The counts of the timed blocks, warm-ups and energy left out, in the order of measurement."""
+        return [tokens for tokens, count in self.calls if 1 < count <= 25 and count != 5]
 
 
 def two_cliffs(tokens: int) -> float:

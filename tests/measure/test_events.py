@@ -10,7 +10,7 @@ import pytest
 SEEDS = 8
 SAID = {
     "level shift of 20 %": "changed suddenly",
-    "drift of 5 %": "--detrend gives those of the start",
+    "drift of 5 %": "--detrend gives those of its start",
     "2 % outliers of +50 %": "times their block's median",
     "warm-up ramp of 2x": "Warm-up",
 }

@@ -46,6 +46,20 @@ def test_a_machine_that_is_throttled_for_a_while_shifts_twice() -> None:
     assert slower.percent > 15 and faster.percent < -12
 
 
+def test_moods_are_seldom_called_a_drift() -> None:
+    """Speeds that wander by 4 %, each block much like the one before, have no trend."""
+    reported = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        level, levels = 0.04 * rng.standard_normal(), []
+        for _ in range(200):
+            level = 0.95 * level + (1 - 0.95**2) ** 0.5 * 0.04 * rng.standard_normal()
+            levels.append(10 * (1 + level))
+        found = steadiness.drift(levels)
+        reported += abs(found.percent) > steadiness.DRIFT_PERCENT and (found.low > 0 or found.high < 0)
+    assert reported <= 12
+
+
 def test_outliers_are_counted_and_ordinary_noise_is_not() -> None:
     rng = np.random.default_rng(5)
     samples = 10 * (1 + 0.005 * rng.standard_normal((500, 10)))

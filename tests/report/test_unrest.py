@@ -58,9 +58,9 @@ def test_the_remedy_is_that_of_this_machine() -> None:
 
 def test_a_detrended_curve_says_so() -> None:
     result = unsteady(drift_percent=5.1, drift_low=4.6, drift_high=5.6)
-    assert "--detrend gives those of the start" in page.render(result)
+    assert "--detrend gives those of its start" in page.render(result)
     corrected = dataclasses.replace(result, curve=dataclasses.replace(result.curve, detrended=True))
-    assert "that is taken out" in page.render(corrected)
+    assert "first tenth (--detrend)" in page.render(corrected)
 
 
 def test_a_device_without_counters_says_so_and_one_with_them_that_it_was_not_throttled() -> None:
