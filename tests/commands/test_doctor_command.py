@@ -151,6 +151,16 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path
     assert found["remedy"] == "pomt-edge doctor --device cpu"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with CUDA can't show its absence")
+def test_a_gpu_that_is_only_asked_for_is_not_called_one_that_is_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run_any(["doctor", "--json", "--device", "cuda:1", "--sysroot", str(tmp_path)]) == 1
+    found = findings(capsys.readouterr().out)
+    assert "driver" not in found and "beside an NVIDIA GPU" not in found["torch"]["found"]
+    assert found["tensorrt"]["found"] == "can't run here: it needs an NVIDIA GPU"
+
+
 def test_a_folder_that_cannot_be_written() -> None:
     """The kernel lets nobody make a file in /proc, root neither."""
     done = run_without({"torch"}, "--json", "--device", "cpu", cwd="/proc")

@@ -89,6 +89,8 @@ class Journal:
             lock = self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError:
             return False
+        _readable(self.folder, 0o755)
+        _readable(self.folder / LOCK, 0o644)
         if not self._taken(lock):
             self._lock = None
             os.close(lock)
@@ -177,6 +179,7 @@ class Journal:
     def _write(self, book: Book) -> None:
         if book.entries:
             write_text(self.path, book.to_json() + "\n")
+            _readable(self.path, 0o644)
         else:
             self.path.unlink(missing_ok=True)
         sync(self.folder)
@@ -190,6 +193,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _readable(path: Path, mode: int) -> None:
+    """To all users, who must see that clocks are locked, whatever the umask of who made it."""
+    with contextlib.suppress(OSError):  # another user's
+        path.chmod(mode)
 
 
 def _flock(descriptor: int, kind: int) -> bool:
