@@ -279,7 +279,8 @@ class _Session:
             self._problems += _not_held(asked, seen, controls)
         except NoLoad as error:
             seen = _values(controls)
-            self._problems.append(Problem("", f"set, but not verified under load: {error}"))
+            if self._wanted or not self._problems:
+                self._problems.append(Problem("", f"set, but not verified under load: {error}"))
         wanted = self._wanted | {name: round(mhz) for name, mhz in asked.items()}
         why, remedy = _sentence(self._problems)
         state = NOT_LOCKED if self._problems or not controls else LOCKED

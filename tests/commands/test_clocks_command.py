@@ -13,6 +13,8 @@ import boards
 import pytest
 from clock_boards import CLI, environment
 
+from pomt_edge.cli import run_any
+
 NOBODY = 65534
 
 
@@ -181,3 +183,17 @@ def test_what_is_locked_can_be_read_by_all_users(tmp_path: Path) -> None:
         reading = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "cat", str(state / name)]
         done = subprocess.run(reading, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("text", ["{}", '{"entries": [], "schema": 99}', "[]", "no json"])
+def test_a_journal_that_cannot_be_read_is_never_taken_for_an_empty_one(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = boards.make("desktop", tmp_path / "board")
+    journal = board.path("/var/lib/pomt-edge/clocks.json")
+    journal.parent.mkdir(parents=True)
+    journal.write_text(text)
+    assert run_any(["clocks", "restore", "--sysroot", str(board.root)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"then type: sudo rm {journal}" in line
+    assert journal.read_text() == text

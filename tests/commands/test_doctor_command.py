@@ -319,7 +319,7 @@ def test_what_an_interrupted_run_left_locked(
     assert examined(board, monkeypatch, capsys)[1]["left locked"]["status"] == "ok"
     folder = board.path("/var/lib/pomt-edge")
     folder.mkdir(parents=True)
-    Book(1, False, (Entry("cpu_boost", "", {}, "on", "off"),)).save(folder / "clocks.json")
+    Book((Entry("cpu_boost", "", {}, "on", "off"),), 1).save(folder / "clocks.json")
     code, found = examined(board, monkeypatch, capsys)
     assert code == 0 and found["left locked"]["status"] == "warn" and "cpu_boost" in found["left locked"]["found"]
     assert f"clocks restore --sysroot {board.root}" in found["left locked"]["remedy"]

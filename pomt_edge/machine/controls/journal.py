@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,11 +61,12 @@ class Entry(Record):
 class Book(Record):
     """The whole file."""
 
+    entries: tuple[Entry, ...]
     pid: int = 0
     """Who wrote it."""
     kept: bool = False
     """Locked to stay so until it is restored by command."""
-    entries: tuple[Entry, ...] = ()
+    schema: int = 1
 
 
 class Journal:
@@ -136,7 +138,7 @@ class Journal:
         old = self.find(entry.subject)
         known = self.book.entries if old else (*self.book.entries, entry)
         entries = tuple(entry if each is old else each for each in known)
-        self._write(Book(os.getpid(), False, entries))
+        self._write(Book(entries, os.getpid()))
 
     def drop(self, subject: tuple[str, str]) -> None:
         """It is as it was before."""
@@ -171,10 +173,13 @@ class Journal:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.path.stat()
             try:
-                return Book.load(self.path)
+                book = Book.load(self.path)
+                if book.schema > Book.schema:
+                    raise RecordError(f"{self.path}: written by a newer pomt-edge (schema {book.schema})")
+                return book
             except RecordError as error:
-                raise UserError(f"{error}; see what it says of the clocks before, set them so and remove it") from error
-        return Book()
+                raise UserError(_damaged(self.path, str(error))) from error
+        return Book(entries=())
 
     def _write(self, book: Book) -> None:
         if book.entries:
@@ -217,3 +222,10 @@ def _alive(pid: int | None) -> bool:
     except OSError as error:
         return error.errno == errno.EPERM  # it is there, and another user's
     return True
+
+
+def _damaged(path: Path, what: str) -> str:
+    return (
+        f"{what}: which clocks were changed can't be told; set them by hand or reboot, then type: "
+        f"sudo rm {shlex.quote(str(path))}"
+    )
