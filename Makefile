@@ -20,8 +20,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	  { echo "error: $(PYTHON) is older than 3.10; try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "error: $(PYTHON) has no venv; on Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 2; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@echo "setting up $(VENV): PyTorch and what it needs, a minute or two"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP)

@@ -62,7 +62,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def run_any(arguments: Sequence[str] | None = None) -> int:
     """`pomt-edge` with these arguments, or the command line's; returns the exit code."""
-    return _run(app, arguments, "pomt-edge")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _run(app, given or ["--help"], "pomt-edge")
 
 
 def _run(commands: typer.Typer, arguments: Sequence[str] | None, name: str) -> int:

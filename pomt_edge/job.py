@@ -21,6 +21,7 @@ from pomt_edge.errors import Unfit, UserError
 from pomt_edge.machine.system import System
 from pomt_edge.measure import datasets, environment
 from pomt_edge.measure.datasets import Images
+from pomt_edge.measure.journal import NAME as JOURNAL
 from pomt_edge.measure.progress import Progress
 from pomt_edge.models import create
 from pomt_edge.models.create import Created, Wanted
@@ -156,6 +157,8 @@ def _check_writable(out: Path | None) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         reason = "no permission" if there.is_dir() else f"{there} is a file"
         raise UserError(f"--out {out}: can't be written ({reason}); give another folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).exists():
+        raise UserError(f"--out {out}: holds other files and no run of ours; give an empty or a new folder")
 
 
 def classes_of(model: nn.Module) -> int:

@@ -117,7 +117,9 @@ class Request:
 
     def _check_clocks(self) -> None:
         if not self.sysroot.is_dir():
-            raise UserError(f"--sysroot {self.sysroot}: {_absent(self.sysroot)}; expected where the / is mounted")
+            raise UserError(
+                f"--sysroot {self.sysroot}: {_absent(self.sysroot)}; expected where the machine's / is mounted"
+            )
         if not self.lock and self.require_locked:
             raise UserError("--no-lock and --require-locked exclude each other; leave one out")
         if not self.lock and (self.power_mode or self.gpu_clock_mhz):

@@ -50,8 +50,18 @@ if [ ! -e "$state_file" ]; then
 fi
 need_state_dir
 
+left='' problems=''
 while read -r uuid mode; do
-  restore "$uuid" "$mode"
+  status=0
+  # In a shell of its own: what ends it for one GPU must not keep the others locked.
+  { problem=$(restore "$uuid" "$mode" 2>&1 >&3) || status=$?; } 3>&1
+  [ "$status" -ne 0 ] || continue
+  left+=${left:+$'\n'}"$uuid $mode" problems+=${problems:+; }${problem#error: }
+  [ "$status" -ne "$NOT_PERMITTED" ] || fail "$status" "${problem#error: }" # the same for all
 done <"$state_file"
+if [ -n "$left" ]; then
+  remember "$state_file" "$left"
+  fail "$FAILED" "$problems; the other GPUs are restored; run this again, or, if such a GPU is gone for good: sudo rm $(quoted "$state_file")"
+fi
 forget "$state_file"
 $dry_run || say "Restored: no lock on the GPUs' clocks, persistence mode as it was"

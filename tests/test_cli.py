@@ -369,6 +369,7 @@ def demo_state() -> dict[str, torch.Tensor]:
         (["--precision", "fp8"], "expected one of fp32, fp16, bf16"),
         (["--no-such-option"], "no-such-option"),
         (["--out", "README.md/x"], "can't be written"),
+        (["--out", "tests"], "--out tests: holds other files and no run of ours"),
         (["--no-lock", "--require-locked"], "exclude each other"),
         (["--no-lock", "--gpu-clock", "1410"], "--gpu-clock sets clocks and --no-lock leaves them alone"),
         (["--gpu-clock", "0"], "--gpu-clock 0 is out of range"),
@@ -529,3 +530,16 @@ def test_the_report_says_which_weights_and_images_it_is_about(finished: tuple[Pa
     assert details["weights"] == details["data"] == "embedded demo"
     assert details["images"].startswith("96 images, sha256:") and "bilinear" in details["preprocessing"]
     assert details["images"] in (finished[0] / "report.html").read_text()
+
+
+def test_a_python_without_the_package_is_told_what_to_type() -> None:
+    command = [sys.executable, "-I", "-S", "offline_compute.py", "--version"]
+    code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path('offline_compute.py')"
+    done = subprocess.run([*command[:3], "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "typer is missing" in done.stderr and "make setup" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_any([]) == 0
+    assert "clocks" in capsys.readouterr().out

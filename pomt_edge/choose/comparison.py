@@ -70,6 +70,8 @@ def compare(
         for tokens, gap, out in zip(shared, gaps, beyond, strict=True)
     )
     verdict, because = _overall(level, points, chosen, tolerance_percent, scale)
+    if a.curve == b.curve and a.intervals:
+        verdict, because = "SAME", "both are the same measurement"
     return _comparison(a, b, verdict, because, tolerance_percent, scale, level, points)
 
 
@@ -229,7 +231,7 @@ def _comparison(
         unknown_in_a=unknown(a, b),
         unknown_in_b=unknown(b, a),
         chosen=tuple(side.plan.tokens_out for side in (a, b) if side.plan),
-        notes=tuple(_notes(a, b)) if level else (),
+        notes=tuple(_notes(a, b, scale)) if level else (),
     )
 
 
@@ -248,13 +250,17 @@ def _plans(a: Side, b: Side) -> ComparedPlans | None:
     return ComparedPlans(a.plan.verdict, b.plan.verdict, a.plan.removed, b.plan.removed, agreement)
 
 
-def _notes(a: Side, b: Side) -> list[str]:
+def _notes(a: Side, b: Side, scale: str) -> list[str]:
     notes = []
     if not (a.locked and b.locked):
         notes.append(
             "The clocks were not known to be locked in both: the unreduced model's milliseconds tell of the machine "
-            "too, and its interval holds only the unrest seen while measuring. They decide nothing here; "
-            "--absolute lets them."
+            "too, and its interval holds only the unrest seen while measuring. "
+            + (
+                "They decide nothing here; --absolute lets them."
+                if scale == "relative"
+                else "They decide here all the same."
+            )
         )
     if not (a.intervals or b.intervals):
         notes.append("Neither has intervals, so that none of the differences is sure.")

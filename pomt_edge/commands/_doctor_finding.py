@@ -59,7 +59,7 @@ class Subject:
     @property
     def has_nvidia_gpu(self) -> bool:
         present = self.is_jetson or nvidia_facts.on_pci(self.system) or nvidia_facts.driver(self.system)
-        return bool(present) or self.on_gpu
+        return bool(present) or self.nvidia is not None or self.sees_cuda
 
     @functools.cached_property
     def nvidia(self) -> gpu.Device | None:

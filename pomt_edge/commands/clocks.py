@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,7 @@ Sysroot = Annotated[
     Path | None,
     typer.Option(parser=path, metavar="DIR", help="Where the machine's /sys, /proc, /etc and /var are. [default: /]"),
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda:N, by NVML's number; auto: the GPU where there is one.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda:N, as torch counts them; auto: the GPU where there is one.")]
 
 
 @clocks.command()
@@ -117,16 +118,22 @@ class _Machine:
     def controls(self) -> Sequence[Control]:
         return _controls(self._device, self.system, *self._wishes)
 
+    def warm_up(self) -> None:
+        if self._device != "cpu":
+            self.load(0.0)
+
     def load(self, seconds: float) -> None:
         from pomt_edge.machine import load
         from pomt_edge.measure.clocks import NoLoad
 
         if self._device == "cpu":
-            return load.spin_cpus(seconds)
+            with load.spinning_cpus():
+                time.sleep(seconds)
+            return
         torch = load.torch_with_cuda()
         if torch is None:
             raise NoLoad("torch with CUDA is needed for a load on the GPU")
-        return load.multiply(torch, self._device, seconds)
+        load.multiply(torch, self._device, seconds)
 
 
 def _system(sysroot: Path | None) -> System:
@@ -150,9 +157,24 @@ def _device(device: str, system: System) -> str:
 
 
 def _controls(device: str, system: System, power_mode: str | None, gpu_clock_mhz: int | None) -> Sequence[Control]:
+    from pomt_edge.machine import board
     from pomt_edge.machine.controls import controls_of
 
-    return controls_of(device, system, power_mode, gpu_clock_mhz)
+    uuid = None if device == "cpu" or board.is_jetson(system) else _gpu_uuid(device)
+    return controls_of(device, system, power_mode, gpu_clock_mhz, uuid)
+
+
+def _gpu_uuid(device: str) -> str | None:
+    """Of the GPU that torch will load: it counts the fastest first, NVML by the bus. None where torch can't tell."""
+    from pomt_edge.machine import load
+
+    torch = load.torch_with_cuda()
+    if torch is None:
+        return None
+    if int(device.partition(":")[2]) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: torch knows {torch.cuda.device_count()} GPUs, cuda:0 is the first")
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return str(uuid) if uuid else None
 
 
 def _look(control: Control) -> dict[str, Any]:

@@ -145,10 +145,11 @@ def _escaped(text: str) -> str:
 
 
 def _rows(outcome: Comparison, every: bool) -> list[ComparedPoint]:
-    """The unreduced model, what was chosen, and the counts that are not the same; all, where they are few."""
+    """The unreduced model, what was chosen, and the counts that are faster or slower; all, where they are few."""
     assert outcome.level is not None
     whole = every or len(outcome.points) <= SHORT
-    shown = [point for point in outcome.points if whole or point.verdict != "SAME" or point.tokens in outcome.chosen]
+    decided = ("FASTER", "SLOWER")
+    shown = [point for point in outcome.points if whole or point.verdict in decided or point.tokens in outcome.chosen]
     return [outcome.level, *shown]
 
 
@@ -184,7 +185,12 @@ def _remarks(outcome: Comparison, every: bool) -> list[str]:
         )
         hidden = len(outcome.points) + 1 - len(_rows(outcome, every))
         if hidden:
-            lines.append(f"{hidden} more counts are the same (--all shows them).")
+            lines.append(f"{hidden} more counts are the SAME or AMBIGUOUS (--all shows them).")
+        limit = f"{outcome.tolerance_percent:g} %"
+        lines.append(
+            f"SAME: the whole interval is within {limit}; AMBIGUOUS: not measured finely enough to tell; with >{limit} "
+            "the difference is surely larger than that, which fails."
+        )
         chance = sum(_outside(point, outcome.tolerance_percent) and not point.beyond for point in outcome.points)
         if chance:
             lines.append(

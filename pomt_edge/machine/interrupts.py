@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -49,3 +51,23 @@ class Interrupts:
             raise KeyboardInterrupt
         before(number, frame)
         self._held = False  # the program's own handler chose to go on
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Signals that end the process wait until the body is done: it must not be left half-way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {number: signal.getsignal(number) for number in ENDING}
+    own = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in own:
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in own.items():
+            signal.signal(number, handler)
+    if arrived:
+        signal.raise_signal(arrived[0])

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pomt_edge.errors import UserError
 from pomt_edge.machine.controls import Control, Refused, control_of, hints
+from pomt_edge.machine.controls.control import Clocks
 from pomt_edge.machine.controls.journal import Entry, Journal
 from pomt_edge.machine.interrupts import Interrupts
 from pomt_edge.machine.system import System
@@ -51,8 +52,11 @@ class Clocked(Protocol):
     def controls(self) -> Sequence[Control]:
         """The settings, in the order of setting."""
 
+    def warm_up(self) -> None:
+        """Do what comes before a load and leaves the device idle: import, load, allocate. Raises NoLoad as below."""
+
     def load(self, seconds: float) -> None:
-        """Keep the device busy for so long. Raises NoLoad where it can't."""
+        """Keep the device busy for so long, at once. Raises NoLoad where it can't."""
 
 
 class NoLoad(Exception):  # noqa: N818 - it says what there is
@@ -145,14 +149,16 @@ class _Session:
         self._mine = False
         """What the journal holds is this session's to put back."""
         self._problems: list[Problem] = []
-        self._asked: dict[str, float] = {}
+        self._asked: Clocks = {}
         self._wanted: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
         self._unsupported: dict[str, str] = {}
 
     def look(self) -> ClockState:
         """The clocks under load, untouched."""
-        seen = self._seen(self._target.controls())
+        controls = self._target.controls()
+        clocks = {name: round(_highest(mhz)) for name, mhz in self._under_load(controls).items()}
+        seen = _values(controls) | clocks
         return ClockState(LEFT_ALONE, "--no-lock was given", "leave out --no-lock", seen=seen)
 
     def lock(self, *, anew: bool = False) -> ClockState:
@@ -188,13 +194,15 @@ class _Session:
 
     def _lock_one(self, control: Control) -> None:
         try:
+            known = self._journal.find((control.key, control.gpu()))
             entry = self._entry(control)
-            self._journal.put(entry)
-            try:
-                control.set()
-            except Refused:
-                self._undo(control, entry)
-                raise
+            if known or not control.needless():
+                self._journal.put(entry)
+                try:
+                    control.set()
+                except Refused:
+                    self._undo(control, entry, known)
+                    raise
         except Refused as refused:
             if refused.unsupported and control.optional:
                 self._unsupported[control.key] = "not supported here"
@@ -212,8 +220,11 @@ class _Session:
         saved, before = (known.saved, known.before) if known else (control.save(), control.show())
         return Entry(control.key, gpu, saved, before, control.wanted(), control.asked_mhz())
 
-    def _undo(self, control: Control, entry: Entry) -> None:
+    def _undo(self, control: Control, entry: Entry, known: Entry | None) -> None:
         """A setting that was refused may be half set; if it can't be put back now, it stays in the journal."""
+        if control.atomic and known:
+            self._journal.put(known)  # what an earlier lock has set is still in force
+            return
         with contextlib.suppress(Refused):
             if not control.atomic:
                 control.restore(entry.saved)
@@ -241,6 +252,9 @@ class _Session:
     def _compare_one(self, control: Control, holder: str) -> Problem | None:
         entry = self._journal.find((control.key, control.gpu()))
         remedy = hints.command(self._system, "clocks restore")
+        if entry is None and control.needless():
+            self._note(self._entry(control))
+            return None
         if entry is None:
             return None if control.optional else Problem(control.title, f"not among what {holder} locked", remedy)
         self._note(entry)
@@ -256,22 +270,28 @@ class _Session:
         self._asked |= entry.asked_mhz
 
     def _verified(self, controls: Sequence[Control]) -> ClockState:
+        asked = {name: _highest(mhz) for name, mhz in self._asked.items()}
         try:
-            seen = self._seen(controls)
-            self._problems += _not_held(self._asked, seen, controls)
+            clocks = self._under_load(controls)
+            pairs = {name: _worst(self._asked.get(name), mhz) for name, mhz in clocks.items()}
+            asked |= {name: pair[0] for name, pair in pairs.items() if name in asked}
+            seen = _values(controls) | {name: round(pair[1]) for name, pair in pairs.items()}
+            self._problems += _not_held(asked, seen, controls)
         except NoLoad as error:
             seen = _values(controls)
-            self._problems.append(Problem("", f"set, but not verified under load: {error}"))
-        wanted = self._wanted | {name: round(mhz) for name, mhz in self._asked.items()}
+            if self._wanted or not self._problems:
+                self._problems.append(Problem("", f"set, but not verified under load: {error}"))
+        wanted = self._wanted | {name: round(mhz) for name, mhz in asked.items()}
         why, remedy = _sentence(self._problems)
         state = NOT_LOCKED if self._problems or not controls else LOCKED
         if not controls:
             why = "no clock control here"
         return ClockState(state, why, remedy, wanted, seen | self._unsupported, self._before)
 
-    def _seen(self, controls: Sequence[Control]) -> dict[str, Any]:
-        """Settings as they are, and clocks as they were in the second half of a load: the first may be its start."""
-        readings: list[dict[str, float]] = []
+    def _under_load(self, controls: Sequence[Control]) -> Clocks:
+        """Clocks as they were in the second half of a load: in the first they may still rise or fall."""
+        self._target.warm_up()  # its thread may take seconds for that, and idle clocks would be read
+        readings: list[Clocks] = []
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(self._target.load, LOAD_S)
             while not readings or not running.done():
@@ -280,8 +300,7 @@ class _Session:
             running.result()
         late = readings[len(readings) // 2 :]
         names = {name for reading in late for name in reading}
-        clocks = {name: round(statistics.median(each[name] for each in late if name in each)) for name in sorted(names)}
-        return _values(controls) | clocks
+        return {name: _median([reading[name] for reading in late if name in reading]) for name in sorted(names)}
 
     def _put_back(self) -> None:
         for problem in _put_back(self._journal, self._system)[1]:
@@ -299,18 +318,24 @@ def _put_back(journal: Journal, system: System) -> tuple[list[str], list[Problem
     with contextlib.suppress(OSError):  # a full disk: what follows matters more
         journal.give_up()
     for entry in reversed(journal.book.entries):
-        title, by_hand = entry.key, ""
+        title = entry.key
         try:
             control = control_of(entry, system)
             title = control.title
-            by_hand = control.by_hand(entry.saved)
             control.restore(entry.saved)
             journal.drop(entry.subject)
             done.append(title)
         except Exception as error:  # whatever it is, the other settings are put back all the same
-            left.append(Problem(title, str(error) or type(error).__name__, by_hand))
+            left.append(Problem(title, str(error) or type(error).__name__, _by_hand(entry, system)))
     journal.tidy()
     return done, left
+
+
+def _by_hand(entry: Entry, system: System) -> str:
+    """The command that puts it back; empty where what it is made of can't be read any more."""
+    with contextlib.suppress(Exception):  # as above: it must not end the restoring
+        return control_of(entry, system).by_hand(entry.saved)
+    return ""
 
 
 def _not_ours(journal: Journal, system: System) -> Problem:
@@ -332,12 +357,34 @@ def _check_required(state: ClockState, required: bool) -> None:
         raise UserError(f"--require-locked: the clocks are {state.state}: {state.why}{then}")
 
 
-def _clocks_mhz(controls: Sequence[Control]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _clocks_mhz(controls: Sequence[Control]) -> Clocks:
+    found: Clocks = {}
     for control in controls:
         with contextlib.suppress(Refused):
             found |= control.seen_mhz()
     return found
+
+
+def _median(readings: Sequence[float | dict[str, float]]) -> float | dict[str, float]:
+    """Of each processor by itself, where there are several: a single reading may be off."""
+    parts = [reading if isinstance(reading, dict) else {"": reading} for reading in readings]
+    names = {name for part in parts for name in part}
+    medians = {name: statistics.median(part[name] for part in parts if name in part) for name in sorted(names)}
+    return medians[""] if names == {""} else medians
+
+
+def _highest(mhz: float | dict[str, float]) -> float:
+    return max(mhz.values()) if isinstance(mhz, dict) else mhz
+
+
+def _worst(asked: float | dict[str, float] | None, seen: float | dict[str, float]) -> tuple[float, float]:
+    """What was asked for and what was seen, MHz, of the processor that falls shortest: they need not be alike."""
+    if not isinstance(seen, dict):
+        return _highest(asked or seen), seen
+    most = _highest(asked or seen)
+    each = {name: asked.get(name, most) if isinstance(asked, dict) else most for name in seen}
+    slowest = min(seen, key=lambda name: seen[name] / each[name])
+    return each[slowest], seen[slowest]
 
 
 def _values(controls: Sequence[Control]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def remedy(result: Result) -> str:
 
 
 def _lock_command(clocks: Mapping[str, Any]) -> str:
-    return f"lock the clocks: {clocks['remedy']}" if clocks.get("remedy") else "lock the clocks where they can be"
+    return "lock the clocks (see there)" if clocks.get("remedy") else "and know that the clocks can't be locked here"
 
 
 def clock_sentence(clocks: Mapping[str, Any]) -> str:
@@ -95,8 +95,12 @@ def _shifts(curve: LatencyCurve) -> Event | None:
     largest = max(shifts, key=lambda shift: abs(shift.percent))
     word = "slower" if largest.percent > 0 else "faster"
     times = "once" if len(shifts) == 1 else f"{len(shifts)} times, the most"
+    if largest.percent > 100:
+        by = f"to {1 + largest.percent / 100:.0f} times its latency"
+    else:
+        by = f"by {abs(largest.percent):.0f} % {word}"
     where = f"after {largest.anchor} of {len(curve.anchor_ms)} blocks"
-    return Event(f"Its speed changed suddenly, {times} by {abs(largest.percent):.0f} % {word} {where}.", True)
+    return Event(f"Its speed changed suddenly, {times} {by} {where}.", True)
 
 
 def _drift(curve: LatencyCurve) -> Event | None:

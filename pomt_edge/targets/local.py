@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import nn
 from pomt_edge.engines import Engine, Session, Setting
 from pomt_edge.machine.controls import Control, controls_of
 from pomt_edge.machine.counters import Counters, Reading
+from pomt_edge.machine.load import spinning_cpus
 from pomt_edge.machine.system import System
 
 Variant = Callable[[int], nn.Module]
@@ -70,8 +72,15 @@ class LocalTarget:
         wishes, device = self._clocks, self._setting.device
         return controls_of(device, self.system, wishes.power_mode, wishes.gpu_clock_mhz, self._gpu_uuid)
 
+    def warm_up(self) -> None:
+        """Load the unreduced model and run it once."""
+        self.time_ms(self._most_tokens, 1)
+
     def load(self, seconds: float) -> None:
-        """Keep the device busy with the unreduced model for so long."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.time_ms(self._most_tokens, 3)
+        """Keep the device busy with the unreduced model for so long; on the CPU, every processor."""
+        # The model may use fewer threads than there are processors, and an idle one tells nothing of its clock.
+        on_cpu = not self._setting.device.startswith("cuda")
+        with spinning_cpus() if on_cpu else contextlib.nullcontext():
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                self.time_ms(self._most_tokens, 1)

@@ -25,9 +25,12 @@ need_jetson_permission() {
 
 # read_modes: fills mode_ids and mode_names from nvpmodel.conf
 read_modes() {
-  local conf=$sysroot/etc/nvpmodel.conf text
+  local conf=$sysroot/etc/nvpmodel.conf text link
   local line=$'\n''<[[:blank:]]*POWER_MODEL[[:blank:]]+ID=([0-9]+)[[:blank:]]+NAME=([^[:space:]>]+)'
   mode_ids=() mode_names=()
+  # On a board it is a link to an absolute path, which is meant below the sysroot.
+  link=$(readlink "$conf") || link=
+  [[ $link != /* ]] || conf=$sysroot$link
   [ -r "$conf" ] || fail "$NO_SUCH_CONTROL" "$conf can't be read: the power modes are not known"
   text=$'\n'$(<"$conf")
   while [[ $text =~ $line ]]; do

@@ -13,6 +13,8 @@ import boards
 import pytest
 from clock_boards import CLI, environment
 
+from pomt_edge.cli import run_any
+
 NOBODY = 65534
 
 
@@ -141,3 +143,57 @@ def test_help_waits_for_no_torch() -> None:
     code += "print([name for name in ('torch', 'numpy', 'pynvml', 'rich.table') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--gpu-clock" in done.stdout and done.stdout.strip().endswith("[]")
+
+
+TORCH = """
+import json, os
+from pathlib import Path
+from types import SimpleNamespace
+
+def gpus(): return json.loads((Path(os.environ["FAKE_BOARD"]) / ".fake/nvidia.json").read_text())["gpus"][::-1]
+def properties(device): return SimpleNamespace(uuid=gpus()[int(device[5:])]["uuid"][len("GPU-"):])
+cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: len(gpus()),
+    get_device_properties=properties, synchronize=lambda device: None)
+def zeros(*shape, device): return device
+def mm(left, right): pass
+"""
+"""A torch with CUDA that counts GPUs from the other end than NVML does: the fastest first."""
+
+
+def test_the_gpu_that_is_locked_is_the_one_that_is_loaded(tmp_path: Path) -> None:
+    board = boards.make("vm", tmp_path / "board", gpus=2)
+    (tmp_path / "torch.py").write_text(TORCH)
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), environment(board)["PYTHONPATH"]])}
+    locked = clocks(board, "lock", "--device", "cuda:0", **path)
+    assert locked.returncode == 0, locked.stdout + locked.stderr
+    assert [gpu["sm_lock"] is not None for gpu in board.nvidia["gpus"]] == [False, True]
+    unknown = clocks(board, "lock", "--device", "cuda:2", **path)
+    assert unknown.returncode == 2 and "--device cuda:2: torch knows 2 GPUs, cuda:0 is the first" in unknown.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root to become another user")
+def test_what_is_locked_can_be_read_by_all_users(tmp_path: Path) -> None:
+    board = boards.make("desktop_amd", tmp_path / "board")
+    state = board.path("/var/lib/pomt-edge")
+    state.parent.mkdir(parents=True)
+    boards.open_to_all(board)
+    command = [*CLI, "clocks", "lock", "--device", "cpu", "--sysroot", str(board.root)]
+    subprocess.run(command, env=environment(board), umask=0o027, stdout=subprocess.DEVNULL, check=False)
+    for name in ("clocks.json", "clocks.lock"):
+        reading = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "cat", str(state / name)]
+        done = subprocess.run(reading, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("text", ["{}", '{"entries": [], "schema": 99}', "[]", "no json"])
+def test_a_journal_that_cannot_be_read_is_never_taken_for_an_empty_one(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = boards.make("desktop", tmp_path / "board")
+    journal = board.path("/var/lib/pomt-edge/clocks.json")
+    journal.parent.mkdir(parents=True)
+    journal.write_text(text)
+    assert run_any(["clocks", "restore", "--sysroot", str(board.root)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"then type: sudo rm {journal}" in line
+    assert journal.read_text() == text

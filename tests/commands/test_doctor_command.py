@@ -151,6 +151,16 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path
     assert found["remedy"] == "pomt-edge doctor --device cpu"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with CUDA can't show its absence")
+def test_a_gpu_that_is_only_asked_for_is_not_called_one_that_is_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run_any(["doctor", "--json", "--device", "cuda:1", "--sysroot", str(tmp_path)]) == 1
+    found = findings(capsys.readouterr().out)
+    assert "driver" not in found and "beside an NVIDIA GPU" not in found["torch"]["found"]
+    assert found["tensorrt"]["found"] == "can't run here: it needs an NVIDIA GPU"
+
+
 def test_a_folder_that_cannot_be_written() -> None:
     """The kernel lets nobody make a file in /proc, root neither."""
     done = run_without({"torch"}, "--json", "--device", "cpu", cwd="/proc")
@@ -309,7 +319,7 @@ def test_what_an_interrupted_run_left_locked(
     assert examined(board, monkeypatch, capsys)[1]["left locked"]["status"] == "ok"
     folder = board.path("/var/lib/pomt-edge")
     folder.mkdir(parents=True)
-    Book(1, False, (Entry("cpu_boost", "", {}, "on", "off"),)).save(folder / "clocks.json")
+    Book((Entry("cpu_boost", "", {}, "on", "off"),), 1).save(folder / "clocks.json")
     code, found = examined(board, monkeypatch, capsys)
     assert code == 0 and found["left locked"]["status"] == "warn" and "cpu_boost" in found["left locked"]["found"]
     assert f"clocks restore --sysroot {board.root}" in found["left locked"]["remedy"]

@@ -297,6 +297,7 @@ def make(
     count = gpus if gpus is not None else int(kind != "vm")
     save(root, "nvidia", _nvidia(count, jetson) | {"permission": permission, "memory_lock": memory_lock})
     options = {"root_needed": root_needed, "enforced": enforced, "reboot_modes": list(reboot_modes)}
+    options |= {"not_restored": [], "restores_silently": False}
     board = Board(root)
     board.change_nvidia(enforced=enforced)
     if jetson:

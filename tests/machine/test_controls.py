@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from clock_boards import use
 
 from pomt_edge.errors import UserError
+from pomt_edge.machine import board as machine_board
 from pomt_edge.machine import system as machine
-from pomt_edge.machine.controls import Control, Refused, controls_of
+from pomt_edge.machine.controls import Control, Refused, controls_of, jetson
 from pomt_edge.machine.controls.journal import Entry, Journal
 from pomt_edge.machine.system import System
 
@@ -128,7 +130,7 @@ def test_a_virtual_machine_says_that_it_is_one(tmp_path: Path) -> None:
     for control in controls:
         with pytest.raises(Refused, match="a virtual machine has no CPU frequency control") as refused:
             control.check()
-        assert refused.value.remedy.startswith("sudo pomt-edge clocks lock")
+    assert refused.value.remedy.endswith("sudo pomt-edge clocks lock")
 
 
 def test_a_container_is_told_to_lock_on_its_host(tmp_path: Path) -> None:
@@ -183,3 +185,67 @@ def test_a_damaged_journal_is_named_and_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"clocks\.json: not JSON"):
         Journal(System(tmp_path))
     assert file.read_text() == "{"
+
+
+def test_an_absolute_link_is_followed_below_the_root(tmp_path: Path) -> None:
+    board = boards.make("agx_orin_64g", tmp_path / "board")
+    modes = machine_board.power_modes(System(board.root))
+    conf = board.path("/etc/nvpmodel.conf")
+    (conf.parent / "nvpmodel").mkdir()
+    conf.rename(conf.parent / "nvpmodel/nvpmodel_p3701_0000.conf")
+    conf.symlink_to("/etc/alternative.conf")
+    (conf.parent / "alternative.conf").symlink_to("nvpmodel/../../../etc/nvpmodel/nvpmodel_p3701_0000.conf")
+    assert modes and machine_board.power_modes(System(board.root)) == modes
+    assert controls_of("cuda:0", System(board.root), None, None)[0].wanted() == "MAXN"
+    conf.unlink()
+    conf.symlink_to("nvpmodel.conf")
+    assert machine_board.power_modes(System(board.root)) == [], "a link to itself ends"
+
+
+def test_a_gpu_that_lists_no_clocks_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = boards.make("desktop", tmp_path / "board")
+    system = use(board, monkeypatch)
+    board.change_nvidia(sm_supported_mhz=None, memory_supported_mhz=None)
+
+    def locks(asked: int | None) -> list[int]:
+        controls = keyed(controls_of("cuda:0", system, None, asked))
+        for key in ("gpu_clock_mhz", "memory_clock_mhz"):
+            controls[key].set()
+        gpu = board.nvidia["gpus"][0]
+        return [gpu["sm_lock"][1], gpu["memory_lock"][1]]
+
+    assert locks(None) == [1695, 9751] and locks(1203) == [1203, 9751]
+    board.change_nvidia(name="NVIDIA Something Else")
+    assert locks(None) == [2100, 9751]
+    with pytest.raises(UserError, match=r"--gpu-clock 2101: out of range; expected 1 to 2100 \(MHz\)"):
+        locks(2101)
+
+
+def test_a_jetson_whose_gpu_came_late_can_be_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = boards.make("tx2", tmp_path / "board")
+    system = use(board, monkeypatch)
+    board.path("/var/lib/pomt-edge").mkdir(parents=True)
+    gpu, elsewhere = board.devfreq, tmp_path / "devfreq"
+    control = jetson.JetsonClocks(system)
+    gpu.rename(elsewhere)
+    saved = control.save()
+    elsewhere.rename(gpu)
+    control.restore(saved)
+
+
+def test_programs_of_the_administrator_are_found_under_cron(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    name = "ldconfig"
+    if shutil.which(name) or not shutil.which(name, path="/usr/sbin:/sbin"):
+        pytest.skip("no program that only /usr/sbin or /sbin has")
+    assert System().has_program(name) and System().run([name, "--version"]).status == 0
+    monkeypatch.delenv("PATH")
+    assert System().has_program(name) and System().run([name, "--version"]).status == 0
+
+
+def test_a_missing_program_is_no_fault_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = boards.make("tx2", tmp_path / "board")
+    system = use(board, monkeypatch)
+    (board.bin / "jetson_clocks").unlink()
+    with pytest.raises(Refused, match="the program jetson_clocks, which JetPack installs, is neither on PATH nor in"):
+        controls_of("cuda:0", system, "current", None)[-1].check()

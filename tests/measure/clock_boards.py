@@ -48,8 +48,10 @@ def slow(board: boards.Board, program: str, seconds: float, only: str = "") -> P
 
 
 @contextlib.contextmanager
-def under_load(root: Path) -> Iterator[None]:
+def under_load(root: Path, slow_mhz: dict[str, int] | None = None) -> Iterator[None]:
     """The processors of a fake PC run at their boosted clock, or at the base clock where boost is off, and idle again.
+
+    `slow_mhz`: processors that do not reach it, such as {'cpu1': 800}.
 
     (Jetson clocks and NVML's are those of the fake programs, which know no idle clock once it is pinned.)
     """
@@ -62,13 +64,19 @@ def under_load(root: Path) -> Iterator[None]:
         for name in ("cpuinfo_cur_freq", "scaling_cur_freq"):
             idle[folder / name] = (folder / name).read_text()
             (folder / name).write_text((base if base.exists() and not boosted else most).read_text())
+            if folder.parent.name in (slow_mhz or {}):
+                (folder / name).write_text(f"{(slow_mhz or {})[folder.parent.name]}000\n")
     yield
     for path, text in idle.items():
         path.write_text(text)
 
 
 class Target:
-    """A board that is kept busy by waiting: its fake clocks are what they would be under load."""
+    """A board that is kept busy by waiting: its fake clocks are what they would be under load.
+
+    `start_s`: what the load takes to begin where nothing was warmed up. `held=False`: a GPU's lock does not hold under
+    load. `slow_mhz` as in `under_load`.
+    """
 
     def __init__(
         self,
@@ -77,15 +85,31 @@ class Target:
         power_mode: str | None = None,
         gpu_clock_mhz: int | None = None,
         load_s: float = 0.2,
+        start_s: float = 0.0,
+        held: bool = True,
+        slow_mhz: dict[str, int] | None = None,
     ) -> None:
         self.system = system
         self._wishes = (power_mode, gpu_clock_mhz)
         self._device = device
         self._load_s = load_s
+        self._start_s = start_s
+        self._held = held
+        self._slow_mhz = slow_mhz
 
     def controls(self) -> Sequence[Control]:
         return controls_of(self._device, self.system, *self._wishes)
 
+    def warm_up(self) -> None:
+        time.sleep(self._start_s)
+        self._start_s = 0.0
+
     def load(self, seconds: float) -> None:
-        with under_load(self.system.root):
+        self.warm_up()
+        board = boards.Board(self.system.root)
+        with under_load(board.root, self._slow_mhz):
+            if not self._held:
+                board.change_nvidia(enforced=False)
             time.sleep(min(seconds, self._load_s))
+            if not self._held:
+                board.change_nvidia(enforced=True)

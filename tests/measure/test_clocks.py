@@ -423,3 +423,105 @@ def test_handlers_are_those_from_before(tmp_path: Path, monkeypatch: pytest.Monk
         pass
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     assert isinstance(system, System)
+
+
+def test_the_start_of_a_load_is_not_taken_for_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = use(boards.make("desktop", tmp_path / "board"), monkeypatch)
+    with locked_clocks(Target(system, start_s=0.8, held=False)) as state:
+        asked, seen = state.wanted["gpu_clock_mhz"], state.seen["gpu_clock_mhz"]
+        assert state.state == "not locked" and seen < 0.98 * asked
+        assert f"GPU clock: asked for {asked} MHz, {seen} MHz seen under load" in state.why
+
+
+two_cpus = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs the use of processors 0 and 1")
+
+
+@two_cpus
+def test_a_single_processor_below_the_lock_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = use(boards.make("desktop", tmp_path / "board"), monkeypatch)
+    with locked_clocks(Target(system, "cpu", slow_mhz={"cpu1": 800})) as state:
+        assert state.state == "not locked"
+        assert "CPU clock: asked for 3600 MHz, 800 MHz seen under load" in state.why
+    with locked_clocks(Target(system, "cuda:0", slow_mhz={"cpu1": 800})) as state:
+        assert state.state == "locked" and state.seen["cpu_clock_mhz"] == 3600, "it idles while the GPU is busy"
+
+
+@two_cpus
+def test_processors_that_are_not_alike_are_each_held_to_their_own_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = boards.make("desktop", tmp_path / "board")
+    system = use(board, monkeypatch)
+    board.path("/sys/devices/system/cpu/cpu1/cpufreq/base_frequency").write_text("2700000")
+    with locked_clocks(Target(system, "cpu")) as state:
+        assert (state.state, state.why) == ("locked", "")
+    with locked_clocks(Target(system, "cpu", slow_mhz={"cpu0": 3000})) as state:
+        assert "CPU clock: asked for 3600 MHz, 3000 MHz seen under load" in state.why
+    # Locked for a GPU's run, used by one on the processors.
+    assert lock_until_restored(Target(system, "cuda:0")).state == "locked"
+    with locked_clocks(Target(system, "cpu")) as state:
+        assert (state.state, state.why) == ("locked", "")
+    restore(system)
+
+
+def test_a_refused_second_lock_leaves_the_first_to_be_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = boards.make("desktop", tmp_path / "board")
+    system = use(board, monkeypatch)
+    before = board.snapshot()
+    assert lock_until_restored(Target(system, gpu_clock_mhz=1200)).state == "locked"
+    board.change_nvidia(permission=False)
+    state = lock_until_restored(Target(system, gpu_clock_mhz=1500))
+    assert state.state == "not locked" and "GPU clock" in state.why
+    assert board.nvidia["gpus"][0]["sm_lock"] == [1200, 1200]
+    with locked_clocks(Target(system, gpu_clock_mhz=1200)) as state:
+        assert state.state == "locked" and state.wanted["gpu_clock_mhz"] == 1200
+    board.change_nvidia(permission=True)
+    assert "GPU clock" in restore(system)[0]
+    assert board.snapshot() == before
+
+
+@pytest.mark.parametrize("silently", [False, True])
+def test_what_jetson_clocks_did_not_restore_is_not_called_put_back(
+    silently: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = boards.make("tx2", tmp_path / "board")
+    system = use(board, monkeypatch)
+    before = board.snapshot()
+    assert lock_until_restored(Target(system, power_mode="current")).state == "locked"
+    board.change(not_restored=["scaling_min_freq"], restores_silently=silently)
+    done, left = restore(system)
+    assert done == [] and [problem.title for problem in left] == ["jetson_clocks"]
+    assert "scaling_min_freq" in left[0].why and left[0].remedy.startswith("sudo jetson_clocks --restore ")
+    board.change(not_restored=[])
+    assert restore(system) == (["jetson_clocks"], [])
+    assert board.snapshot() == before
+
+
+def test_a_power_mode_that_is_on_already_is_none_to_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = boards.make("tx2", tmp_path / "board")
+    system = use(board, monkeypatch)
+    before = board.snapshot()
+    board.path("/etc/nvpmodel.conf").rename(tmp_path / "nvpmodel.conf")
+    state = lock_until_restored(Target(system))
+    assert state.state == "locked" and state.wanted["power_mode"] == "MAXP_CORE_ARM"
+    assert [entry.key for entry in Journal(system).book.entries] == ["jetson_clocks"]
+    with locked_clocks(Target(system)) as state:
+        assert (state.state, state.why) == ("locked", ""), "the lock that is kept is as good"
+    assert restore(system) == (["jetson_clocks"], [])
+    assert board.snapshot() == before
+
+
+def test_a_mode_that_cannot_be_named_any_more_does_not_stop_the_restoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = boards.make("tx2", tmp_path / "board")
+    system = use(board, monkeypatch)
+    before = board.snapshot()
+    assert lock_until_restored(Target(system)).state == "locked"
+    board.path("/etc/nvpmodel.conf").rename(tmp_path / "nvpmodel.conf")
+    done, left = restore(system)
+    assert done == ["jetson_clocks"] and [problem.remedy for problem in left] == [""]
+    assert "nvpmodel.conf has no mode MAXP_CORE_ARM" in left[0].why
+    assert system.run(["nvpmodel", "-m", "3"]).status == 0  # by the user's own hand
+    assert restore(system) == (["power mode"], [])
+    assert board.snapshot() == before

@@ -50,7 +50,7 @@ def test_each_event_is_a_warning_with_its_size(changes: dict[str, object], said:
 
 def test_the_remedy_is_that_of_this_machine() -> None:
     noisy = {"cv_percent": 4.0}
-    assert "sudo pomt-edge clocks lock" in (unrest.warning(unsteady(**noisy)) or "")
+    assert "lock the clocks (see there)" in (unrest.warning(unsteady(**noisy)) or "")
     locked = unrest.warning(unsteady({"state": "locked", "remedy": ""}, **noisy)) or ""
     assert "clocks are locked, so close other programs" in locked
     assert "more cooling" in (unrest.warning(unsteady(throttled_by={"heat": 2}, dropped_blocks=2)) or "")

@@ -255,3 +255,15 @@ def test_state_goes_where_it_is_told(tmp_path: Path) -> None:
     assert board.snapshot() != before
     done(run(board, "jetson_restore_clocks", f"--state-dir={elsewhere}"))
     assert board.snapshot() == before
+
+
+def test_the_modes_are_found_by_an_absolute_link(tmp_path: Path) -> None:
+    board = boards.make("agx_orin_64g", tmp_path / "board")
+    before = board.snapshot()
+    conf = board.path("/etc/nvpmodel.conf")
+    conf.rename(conf.with_name("nvpmodel_p3701_0000.conf"))
+    conf.symlink_to("/etc/nvpmodel_p3701_0000.conf")
+    done(run(board, "jetson_lock_clocks"))
+    assert board.mode == "MAXN"
+    done(run(board, "jetson_restore_clocks"))
+    assert board.snapshot() == before

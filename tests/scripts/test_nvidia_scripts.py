@@ -6,7 +6,17 @@ from pathlib import Path
 
 import boards
 import pytest
-from clock_scripts import NO_SUCH_CONTROL, NOT_AS_ASKED, NOT_PERMITTED, WRONG_USE, done, refusal, run, state_files
+from clock_scripts import (
+    FAILED,
+    NO_SUCH_CONTROL,
+    NOT_AS_ASKED,
+    NOT_PERMITTED,
+    WRONG_USE,
+    done,
+    refusal,
+    run,
+    state_files,
+)
 
 
 def locks(board: boards.Board) -> list[tuple[bool, list[int] | None, list[int] | None]]:
@@ -80,6 +90,22 @@ def test_refused_restore_keeps_the_state(tmp_path: Path) -> None:
     board.change_nvidia(permission=True)
     done(run(board, "nvidia_restore_clocks"))
     assert board.snapshot() == before
+
+
+def test_a_gpu_that_is_gone_keeps_no_other_locked(tmp_path: Path) -> None:
+    board = boards.make("desktop", tmp_path / "board", gpus=3)
+    before = board.snapshot()
+    done(run(board, "nvidia_lock_clocks"))
+    gpus = board.nvidia["gpus"]
+    board.change_nvidia(gpus=gpus[1:])
+    said = refusal(run(board, "nvidia_restore_clocks"), FAILED)
+    state = board.path("/var/lib/pomt-edge/nvidia.clocks")
+    assert gpus[0]["uuid"] in said and "No devices were found" in said and f"sudo rm {state}" in said
+    assert locks(board) == [(False, None, None)] * 2
+    assert state.read_text() == f"{gpus[0]['uuid']} Disabled\n"
+    board.change_nvidia(gpus=[gpus[0], *board.nvidia["gpus"]])  # it is back
+    done(run(board, "nvidia_restore_clocks"))
+    assert board.snapshot() == before and state_files(board) == []
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def controls_of(
     gpu = nvidia.Nvidia(system, device, gpu_uuid)
     of_gpu = [nvidia.Persistence(gpu), nvidia.GpuClock(gpu, gpu_clock_mhz), nvidia.MemoryClock(gpu)] if on_gpu else []
     # A virtual machine with a GPU often has no say in its processor's clock: what is measured is the GPU's.
-    of_cpu = [] if on_gpu and not cpu.each_cpu(system, "scaling_governor") else _of_cpu(system)
+    of_cpu = [] if on_gpu and not cpu.each_cpu(system, "scaling_governor") else _of_cpu(system, on_gpu)
     return [*of_cpu, *of_gpu]
 
 
@@ -69,7 +69,7 @@ def _of_jetson(system: System, power_mode: str | None, on_gpu: bool) -> list[Con
     return [jetson.PowerMode(system, board.PowerMode(-1, now)), clocks] if now else [clocks]
 
 
-def _of_cpu(system: System) -> list[Control]:
+def _of_cpu(system: System, on_gpu: bool) -> list[Control]:
     # A processor without a boost switch has nothing to switch off; one without cpufreq can't be held at all.
     boost: list[Control] = [cpu.Boost(system)] if cpu.has_boost(system) else []
-    return [*boost, cpu.Governor(system), cpu.LeastFrequency(system)]
+    return [*boost, cpu.Governor(system), cpu.LeastFrequency(system, all_busy=not on_gpu)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import abc
 from typing import Any, ClassVar
 
+Clocks = dict[str, "float | dict[str, float]"]
+"""MHz by the clock's name, such as 'gpu_clock_mhz'; where several have such a clock, by theirs: {'cpu0': 3600.0}."""
+
 
 class Refused(Exception):  # noqa: N818 - it says what happened
     """A setting that is absent here, can't be read, or did not take what was asked.
@@ -67,16 +70,20 @@ class Control(abc.ABC):
         self.show()
         self.wanted()
 
+    def needless(self) -> bool:
+        """Whether it is as wanted already and stays so by itself, so that there is nothing to set or to put back."""
+        return False
+
     def holds(self, wanted: Any) -> bool:
         """Whether it still is what `wanted` once gave, as far as that can be read."""
         return bool(self.show() == wanted)
 
-    def asked_mhz(self) -> dict[str, float]:
+    def asked_mhz(self) -> Clocks:
         """The clocks that the machine shall run at under load once this is set."""
         return {}
 
-    def seen_mhz(self) -> dict[str, float]:
-        """The same clocks as they are at this moment."""
+    def seen_mhz(self) -> Clocks:
+        """The same clocks as they are at this moment, of all that the load keeps busy."""
         return {}
 
     def lower(self, seen_mhz: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pomt_edge.machine.controls import hints
-from pomt_edge.machine.controls.control import Control, Refused
+from pomt_edge.machine.controls.control import Clocks, Control, Refused
 from pomt_edge.machine.system import System, read, read_number, write
 
 CPUS = "/sys/devices/system/cpu"
@@ -19,6 +19,7 @@ NO_TURBO = f"{CPUS}/intel_pstate/no_turbo"
 BOOST = f"{CPUS}/cpufreq/boost"
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 TOLERANCE = 0.02
+CLOCK = "cpu_clock_mhz"
 
 
 def each_cpu(system: System, name: str) -> list[Path]:
@@ -30,14 +31,32 @@ def has_boost(system: System) -> bool:
     return any(system.path(path).exists() for path in (NO_TURBO, BOOST))
 
 
+def each_mhz(system: System, name: str) -> dict[str, float]:
+    """What the file `name` of every processor holds, in MHz by the processor's name such as 'cpu3'."""
+    found = {path.parts[-3]: read_number(path) for path in each_cpu(system, name)}
+    return {cpu: kilohertz / 1000 for cpu, kilohertz in found.items() if kilohertz}
+
+
 def clock_mhz(system: System) -> float | None:
     """The clock of the fastest processor now: one that is idle says nothing of a lock."""
+    return max(_now_mhz(system).values(), default=None)
+
+
+def seen_mhz(system: System, *, all_busy: bool) -> Clocks:
+    """The clocks now of the processors that this process may use, or of the fastest where not all are busy."""
+    if not all_busy:
+        # A GPU is kept busy by one thread, wherever that is: the other processors idle and may be slower.
+        fastest = clock_mhz(system)
+        return {} if fastest is None else {CLOCK: fastest}
+    now = _now_mhz(system)
+    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    found = {cpu: mhz for cpu, mhz in now.items() if cpu in usable} or now
+    return {CLOCK: found} if found else {}
+
+
+def _now_mhz(system: System) -> dict[str, float]:
     # scaling_cur_freq may be what was asked for rather than what is; the other needs root on most machines.
-    for name in ("cpuinfo_cur_freq", "scaling_cur_freq"):
-        found = [kilohertz for kilohertz in map(read_number, each_cpu(system, name)) if kilohertz]
-        if found:
-            return max(found) / 1000
-    return None
+    return each_mhz(system, "cpuinfo_cur_freq") or each_mhz(system, "scaling_cur_freq")
 
 
 class SysfsControl(Control):
@@ -152,6 +171,8 @@ class LeastFrequency(SysfsControl):
     """The least frequency raised to the highest that the processor holds without boost."""
 
     system: System
+    all_busy: bool = True
+    """The load keeps every processor busy that this process may use, so that the slowest tells of the lock."""
     key = "cpu_min_mhz"
     title = "CPU min frequency"
 
@@ -176,12 +197,11 @@ class LeastFrequency(SysfsControl):
             return bool(now == wanted)
         return bool(abs(now - wanted) <= TOLERANCE * wanted)
 
-    def asked_mhz(self) -> dict[str, float]:
-        return {"cpu_clock_mhz": max(int(value) for value in self.target().values()) / 1000}
+    def asked_mhz(self) -> Clocks:
+        return {CLOCK: {path.parts[-3]: int(value) / 1000 for path, value in self.target().items()}}
 
-    def seen_mhz(self) -> dict[str, float]:
-        seen = clock_mhz(self.system)
-        return {} if seen is None else {"cpu_clock_mhz": seen}
+    def seen_mhz(self) -> Clocks:
+        return seen_mhz(self.system, all_busy=self.all_busy)
 
     def _highest(self, folder: Path) -> int:
         # With boost off intel_pstate may still call the boosted frequency its maximum; the base is what it holds.

@@ -24,9 +24,7 @@ def no_permission(system: System, words: str = "clocks lock") -> Refused:
     """The operating system or the driver said no."""
     confined = board.container(system)
     if confined:
-        return Refused(
-            f"no permission in this container ({confined})", f"sudo pomt-edge {words}  # on the host, not in here"
-        )
+        return Refused(f"no permission in this container ({confined})", f"on the host: sudo pomt-edge {words}")
     if os.geteuid() != 0:
         return Refused("no permission (not root)", f"sudo {command(system, words)}")
     return Refused("no permission, not even for root")
@@ -35,10 +33,8 @@ def no_permission(system: System, words: str = "clocks lock") -> Refused:
 def no_such_control(system: System, what: str) -> Refused:
     """The kernel offers no such file."""
     if board.virtual_machine(system):
-        return Refused(f"a virtual machine has no {what}", "sudo pomt-edge clocks lock  # on the host that runs it")
+        return Refused(f"a virtual machine has no {what}", "on the host that runs it: sudo pomt-edge clocks lock")
     confined = board.container(system)
     if confined:
-        return Refused(
-            f"this container ({confined}) has no {what}", "sudo pomt-edge clocks lock  # on the host, not in here"
-        )
+        return Refused(f"this container ({confined}) has no {what}", "on the host: sudo pomt-edge clocks lock")
     return Refused(f"this kernel has no {what}")

@@ -9,17 +9,20 @@ import secrets
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pomt_edge.errors import UserError
 from pomt_edge.machine import board
 from pomt_edge.machine.board import PowerMode as Mode
 from pomt_edge.machine.controls import cpu, hints, journal
-from pomt_edge.machine.controls.control import Control, Refused
-from pomt_edge.machine.system import System, read_number
+from pomt_edge.machine.controls.control import Clocks, Control, Refused
+from pomt_edge.machine.system import System, read, read_number
 
 CURRENT = "current"
 BEST = ("MAXN_SUPER", "MAXN")
+READ_BACK = ("scaling_min_freq", "scaling_max_freq", "min_freq", "max_freq")
+"""Files, among those that jetson_clocks stores, that read as they were written."""
 
 
 def default_mode(modes: Sequence[Mode]) -> Mode:
@@ -76,11 +79,14 @@ class PowerMode(Control):
     def restore(self, saved: Any) -> None:
         self._switch(saved["mode"], "clocks restore")
         if saved["file"]:
-            _run(self.system, ["jetson_clocks", "--restore", saved["file"]], "clocks restore")
+            _restore_from(self.system, saved["file"])
 
     def by_hand(self, saved: Any) -> str:
         mode = f"sudo {self._command(saved['mode'])}"
         return f"{mode} && sudo jetson_clocks --restore {shlex.quote(saved['file'])}" if saved["file"] else mode
+
+    def needless(self) -> bool:
+        return self.show() == self.mode.name
 
     def check(self) -> None:
         super().check()
@@ -132,7 +138,7 @@ class JetsonClocks(Control):
         return "on"
 
     def save(self) -> dict[str, Any]:
-        return {"file": _store(self.system), "gpu_min_hz": self._gpu_hz("min_freq")}
+        return {"file": _store(self.system)}
 
     def set(self) -> None:
         _run(self.system, ["jetson_clocks"], "clocks lock")
@@ -140,10 +146,7 @@ class JetsonClocks(Control):
             raise Refused("jetson_clocks ran and the GPU's least clock is still below its most")
 
     def restore(self, saved: Any) -> None:
-        _run(self.system, ["jetson_clocks", "--restore", saved["file"]], "clocks restore")
-        now = self._gpu_hz("min_freq")
-        if now != saved["gpu_min_hz"]:
-            raise Refused(f"jetson_clocks --restore left the GPU's min_freq at {now}, it was {saved['gpu_min_hz']}")
+        _restore_from(self.system, saved["file"])
 
     def by_hand(self, saved: Any) -> str:
         return f"sudo jetson_clocks --restore {shlex.quote(saved['file'])}"
@@ -154,12 +157,12 @@ class JetsonClocks(Control):
             raise missing
         _check_root(self.system)
 
-    def asked_mhz(self) -> dict[str, float]:
-        most = [kilohertz for kilohertz in map(read_number, cpu.each_cpu(self.system, "scaling_max_freq")) if kilohertz]
-        return self._clocks(self._gpu_hz("max_freq"), max(most) / 1000 if most else None)
+    def asked_mhz(self) -> Clocks:
+        most = cpu.each_mhz(self.system, "scaling_max_freq")
+        return self._of_gpu("max_freq") | ({cpu.CLOCK: most} if most else {})
 
-    def seen_mhz(self) -> dict[str, float]:
-        return self._clocks(self._gpu_hz("cur_freq"), cpu.clock_mhz(self.system))
+    def seen_mhz(self) -> Clocks:
+        return self._of_gpu("cur_freq") | cpu.seen_mhz(self.system, all_busy=not self.with_gpu)
 
     def lower(self, seen_mhz: float) -> str:
         now = board.current_power_mode(self.system)
@@ -168,9 +171,9 @@ class JetsonClocks(Control):
         below = [mode.name for mode in modes if 0 < _watts_and_cores(mode)[0] < limit]
         return f"sudo {hints.command(self.system, f'clocks lock --power-mode {below[-1]}')}" if below else ""
 
-    def _clocks(self, gpu_hz: int | None, cpu_mhz: float | None) -> dict[str, float]:
-        gpu = {"gpu_clock_mhz": gpu_hz / 1e6} if gpu_hz and self.with_gpu else {}
-        return gpu | ({"cpu_clock_mhz": cpu_mhz} if cpu_mhz else {})
+    def _of_gpu(self, name: str) -> Clocks:
+        hertz = self._gpu_hz(name) if self.with_gpu else None
+        return {"gpu_clock_mhz": hertz / 1e6} if hertz else {}
 
     def _gpu_hz(self, name: str) -> int | None:
         folder = board.gpu_devfreq(self.system)
@@ -187,7 +190,20 @@ def _store(system: System) -> str:
     return str(file)
 
 
-def _run(system: System, command: list[str], words: str) -> None:
+def _restore_from(system: System, file: str) -> None:
+    """Put back what a file stores. jetson_clocks exits with 0 where it failed, so only reading back counts."""
+    output = _run(system, ["jetson_clocks", "--restore", file], "clocks restore")
+    failed = [line for line in output.splitlines() if "error" in line.lower()]
+    if failed:
+        raise Refused(f"jetson_clocks --restore: {failed[0]}", f"sudo jetson_clocks --restore {shlex.quote(file)}")
+    for line in (read(Path(file)) or "").splitlines():
+        path, _, value = line.partition(":")
+        now = read_number(system.path(path)) if path.rpartition("/")[2] in READ_BACK and value.isdecimal() else None
+        if now is not None and now != int(value):
+            raise Refused(f"jetson_clocks --restore left {path} at {now}, it was {value}")
+
+
+def _run(system: System, command: list[str], words: str) -> str:
     missing = _absent(system, command[0])
     if missing:
         raise missing
@@ -195,10 +211,15 @@ def _run(system: System, command: list[str], words: str) -> None:
     if done.status != 0:
         _check_root(system, words)
         raise Refused(f"{command[0]}: {_last_line(done.output)}", f"sudo {shlex.join(command)}")
+    return done.output
 
 
 def _absent(system: System, program: str) -> Refused | None:
-    return None if system.has_program(program) else hints.no_such_control(system, f"program {program}")
+    if system.has_program(program):
+        return None
+    if board.container(system):
+        return hints.no_such_control(system, f"program {program}")
+    return Refused(f"the program {program}, which JetPack installs, is neither on PATH nor in /usr/sbin")
 
 
 def _check_root(system: System, words: str = "clocks lock") -> None:

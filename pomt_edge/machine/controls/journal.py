@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,11 +61,12 @@ class Entry(Record):
 class Book(Record):
     """The whole file."""
 
+    entries: tuple[Entry, ...]
     pid: int = 0
     """Who wrote it."""
     kept: bool = False
     """Locked to stay so until it is restored by command."""
-    entries: tuple[Entry, ...] = ()
+    schema: int = 1
 
 
 class Journal:
@@ -89,6 +91,8 @@ class Journal:
             lock = self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError:
             return False
+        _readable(self.folder, 0o755)
+        _readable(self.folder / LOCK, 0o644)
         if not self._taken(lock):
             self._lock = None
             os.close(lock)
@@ -134,7 +138,7 @@ class Journal:
         old = self.find(entry.subject)
         known = self.book.entries if old else (*self.book.entries, entry)
         entries = tuple(entry if each is old else each for each in known)
-        self._write(Book(os.getpid(), False, entries))
+        self._write(Book(entries, os.getpid()))
 
     def drop(self, subject: tuple[str, str]) -> None:
         """It is as it was before."""
@@ -169,14 +173,18 @@ class Journal:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.path.stat()
             try:
-                return Book.load(self.path)
+                book = Book.load(self.path)
+                if book.schema > Book.schema:
+                    raise RecordError(f"{self.path}: written by a newer pomt-edge (schema {book.schema})")
+                return book
             except RecordError as error:
-                raise UserError(f"{error}; see what it says of the clocks before, set them so and remove it") from error
-        return Book()
+                raise UserError(_damaged(self.path, str(error))) from error
+        return Book(entries=())
 
     def _write(self, book: Book) -> None:
         if book.entries:
             write_text(self.path, book.to_json() + "\n")
+            _readable(self.path, 0o644)
         else:
             self.path.unlink(missing_ok=True)
         sync(self.folder)
@@ -190,6 +198,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _readable(path: Path, mode: int) -> None:
+    """To all users, who must see that clocks are locked, whatever the umask of who made it."""
+    with contextlib.suppress(OSError):  # another user's
+        path.chmod(mode)
 
 
 def _flock(descriptor: int, kind: int) -> bool:
@@ -208,3 +222,10 @@ def _alive(pid: int | None) -> bool:
     except OSError as error:
         return error.errno == errno.EPERM  # it is there, and another user's
     return True
+
+
+def _damaged(path: Path, what: str) -> str:
+    return (
+        f"{what}: which clocks were changed can't be told; set them by hand or reboot, then type: "
+        f"sudo rm {shlex.quote(str(path))}"
+    )

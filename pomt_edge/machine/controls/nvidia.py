@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from pomt_edge.errors import UserError
 from pomt_edge.machine import gpu as gpus
 from pomt_edge.machine import system as machine
 from pomt_edge.machine.controls import hints
-from pomt_edge.machine.controls.control import Control, Refused
+from pomt_edge.machine.controls.control import Clocks, Control, Refused
 from pomt_edge.machine.system import System
 
 GPU_PREFIX = "GPU-"
@@ -47,12 +48,14 @@ class Nvidia:
         """The clock now: 'SM' or 'MEM'."""
         return int(self.call("nvmlDeviceGetClockInfo", getattr(self._find().nvml, f"NVML_CLOCK_{clock}")))
 
-    def memory_clocks_mhz(self) -> list[int]:
-        return sorted(map(int, self.call("nvmlDeviceGetSupportedMemoryClocks")))
+    def memory_clocks_mhz(self) -> Sequence[int]:
+        return self._listed("nvmlDeviceGetSupportedMemoryClocks") or [self._most_mhz("MEM")]
 
-    def gpu_clocks_mhz(self) -> list[int]:
+    def gpu_clocks_mhz(self) -> Sequence[int]:
         """What the GPU clock can be locked to, while the memory runs at its highest."""
-        return sorted(map(int, self.call("nvmlDeviceGetSupportedGraphicsClocks", self.memory_clocks_mhz()[-1])))
+        memory = self.memory_clocks_mhz()[-1]
+        # Without a list the driver takes the nearest that it has.
+        return self._listed("nvmlDeviceGetSupportedGraphicsClocks", memory) or range(1, self._most_mhz("SM") + 1)
 
     def text(self, name: str) -> str:
         value = self.call(name)
@@ -61,6 +64,18 @@ class Nvidia:
     def name(self) -> str:
         """The UUID as NVML and nvidia-smi have it."""
         return self.device if self.device.startswith(GPU_PREFIX) else self.text("nvmlDeviceGetUUID")
+
+    def _listed(self, name: str, *arguments: int) -> list[int]:
+        """Clocks from the lowest, or none: some GPUs that can be locked list none."""
+        try:
+            return sorted(map(int, self.call(name, *arguments)))
+        except Refused as refused:
+            if refused.unsupported:
+                return []
+            raise
+
+    def _most_mhz(self, clock: str) -> int:
+        return int(self.call("nvmlDeviceGetMaxClockInfo", getattr(self._find().nvml, f"NVML_CLOCK_{clock}")))
 
     def _find(self) -> gpus.Device:
         if machine.nvml() is None:
@@ -156,10 +171,10 @@ class LockedClock(NvidiaControl):
     def holds(self, wanted: Any) -> bool:
         return True  # only the clock under load shows it
 
-    def asked_mhz(self) -> dict[str, float]:
+    def asked_mhz(self) -> Clocks:
         return {self.key: self.wanted()}
 
-    def seen_mhz(self) -> dict[str, float]:
+    def seen_mhz(self) -> Clocks:
         return {self.key: self.show()}
 
 
@@ -205,6 +220,6 @@ class MemoryClock(LockedClock):
         return self.nvidia.memory_clocks_mhz()[-1]
 
 
-def _floor(mhz: float, supported: list[int]) -> int | None:
+def _floor(mhz: float, supported: Sequence[int]) -> int | None:
     """The highest supported clock that is not above `mhz`; half a MHz is rounding."""
     return max((clock for clock in supported if clock <= mhz + 0.5), default=None)

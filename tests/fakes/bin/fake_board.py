@@ -29,7 +29,9 @@ def load(board: Path, name: str) -> Facts:
 
 
 def save(board: Path, name: str, facts: Facts) -> None:
-    (board / ".fake" / f"{name}.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    partial = board / ".fake" / f"{name}.partial"
+    partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    partial.replace(board / ".fake" / f"{name}.json")  # a reader at the same time sees no half of it
 
 
 def read(path: Path) -> str:
@@ -118,4 +120,5 @@ def stored_paths(board: Path, facts: Facts) -> list[Path]:
     names = ("scaling_governor", "scaling_max_freq", "scaling_min_freq")
     gpu = devfreq(board, facts)
     cpus = [cpufreq / name for cpufreq in online_cpus(board) for name in names]
-    return [*cpus, gpu / "max_freq", gpu / "min_freq", board / EMC / "mrq_rate_locked"]
+    paths = [*cpus, gpu / "max_freq", gpu / "min_freq", board / EMC / "mrq_rate_locked"]
+    return [path for path in paths if path.exists()]

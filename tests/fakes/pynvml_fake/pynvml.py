@@ -185,15 +185,21 @@ def nvmlDeviceGetMaxClockInfo(handle: int, clock: int) -> int:
     return _gpu(handle)[f"{_domain(clock)}_max_mhz"]
 
 
+def _known(clocks_mhz: list[int] | None) -> list[int]:
+    if clocks_mhz is None:
+        raise NVMLError_NotSupported
+    return clocks_mhz
+
+
 def nvmlDeviceGetSupportedMemoryClocks(handle: int) -> list[int]:
-    return _gpu(handle)["memory_supported_mhz"]
+    return _known(_gpu(handle)["memory_supported_mhz"])
 
 
 def nvmlDeviceGetSupportedGraphicsClocks(handle: int, memory_mhz: int) -> list[int]:
     gpu = _gpu(handle)
-    if memory_mhz not in gpu["memory_supported_mhz"]:
+    if memory_mhz not in _known(gpu["memory_supported_mhz"]):
         raise NVMLError_NotFound
-    return gpu["sm_supported_mhz"]
+    return _known(gpu["sm_supported_mhz"])
 
 
 def nvmlDeviceSetGpuLockedClocks(handle: int, low_mhz: int, high_mhz: int) -> None:
