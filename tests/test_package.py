@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import re
 import shutil
 import subprocess
@@ -166,8 +167,6 @@ def test_the_readmes_commands_exist() -> None:
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme))
     commands = [[], ["offline-compute"], ["show"], ["compare"], ["clocks"], ["clocks", "lock"], ["doctor"]]
     code = "import sys; from pomt_edge import cli; sys.exit(cli.run_any([*sys.argv[1:], '--help']))"
-    helps = [
-        subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, check=True).stdout
-        for words in commands
-    ]
-    assert not {option for option in shown if option not in "".join(helps)}
+    run = functools.partial(subprocess.run, capture_output=True, text=True, cwd=ROOT, check=True)
+    helps = "".join(run([sys.executable, "-c", code, *words]).stdout for words in commands)
+    assert not {option for option in shown if option not in helps}

@@ -111,7 +111,7 @@ def _pretrained(name: str, wanted: Wanted) -> tuple[nn.Module, str]:
     except Exception as error:  # each hub client and version fails with classes of its own
         reason = str(error).strip().split(". ")[0].split("\n")[0] or type(error).__name__
         raise UserError(
-            f"the pretrained weights of {name} can't be had ({reason[:200]}); to be right about images the model needs real "
+            f"the pretrained weights of {name} can't be had ({reason[:200]}); what is said of images needs real "
             "weights: give --weights FILE"
         ) from error
 
