@@ -135,9 +135,16 @@ def pip_install(*words: str) -> str:
     if managed and sys.prefix == sys.base_prefix:
         venv = f"{shlex.quote(sys.executable)} -m venv --system-site-packages .venv"
         return f"{venv} && .venv/bin/pip install {arguments} && .venv/bin/pip install {shlex.quote(_project(''))}"
-    if importlib.util.find_spec("pip") is None and shutil.which("uv"):
+    if not _has_pip() and shutil.which("uv"):
         return f"uv pip install --python {shlex.quote(sys.executable)} {arguments}"
     return f"{shlex.quote(sys.executable)} -m pip install {arguments}"
+
+
+def _has_pip() -> bool:
+    # Not importlib.util.find_spec: asked for pip, setuptools' own finder changes distutils for the whole process, and
+    # importing torchvision, which comes next, then fails on Python 3.10.
+    finders = [finder for finder in sys.meta_path if "distutils" not in type(finder).__name__.lower()]
+    return any(finder.find_spec("pip", None) for finder in finders)
 
 
 def with_extra(extra: str) -> str:

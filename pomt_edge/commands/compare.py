@@ -61,6 +61,8 @@ def compare(
 
     Exit code 1 if B is surely slower by more than the tolerance anywhere, or if the two can't be compared; else 0.
     """
+    if a is None or b is None:  # older typers let a missing argument through
+        raise UserError("compare needs two runs: pomt-edge compare A B")
     if relative and absolute:
         raise UserError("--relative and --absolute: give one of them")
     if as_json and as_markdown:
