@@ -53,7 +53,9 @@ def _with_method(request: Request, name: str, folder: Path) -> Request:
     own = folder / methods.folder_name(name)
     # Accuracy everywhere, or the methods' curves could not be laid over each other.
     grid = request.accuracy_grid or ("full" if request.has_data else None)
-    return dataclasses.replace(request, method=name, grid_stride=request.stride, accuracy_grid=grid, out=own)
+    return dataclasses.replace(
+        request, method=name, grid_stride=request.stride, accuracy_grid=grid, out=own, grid_as_far_as_possible=True
+    )
 
 
 def choose(plans: list[Plan]) -> Plan | None:

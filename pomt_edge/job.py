@@ -177,6 +177,8 @@ def _grid(request: Request, model: nn.Module, by: Method, blocks: Sequence[int])
     least = full - most
     start = full if request.grid_start is None else request.grid_start
     stop = max(math.ceil(0.1 * full), least) if request.grid_stop is None else request.grid_stop
+    if request.grid_as_far_as_possible:
+        start, stop = max(start, least), max(stop, least)
     for option, value in (("--grid-start", start), ("--grid-stop", stop)):
         if not least <= value <= full:
             raise UserError(f"{option} {value} is out of range: {request.model} can keep {least} to {full} tokens")

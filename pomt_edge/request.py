@@ -49,6 +49,8 @@ class Request:
     grid_start: int | None = None
     grid_stop: int | None = None
     grid_stride: int | None = None
+    grid_as_far_as_possible: bool = False
+    """A grid that goes beyond what the method can remove ends there instead of being refused."""
     max_drop: float | None = None
     budget_ms: float | None = None
     alpha: float | None = None

@@ -367,6 +367,10 @@ def demo_state() -> dict[str, torch.Tensor]:
         (["--engine", "tensorflow"], "unknown engine 'tensorflow'; known: torch"),
         (["--method", "pmot"], "unknown method 'pmot'; known: pomt"),
         (["--precision", "fp8"], "expected one of fp32, fp16, bf16"),
+        (["--method", "pomt:score=best"], "score='best'; expected one of attention, cls"),
+        (["--method", "tome:speed=1"], "unknown option 'speed' of method tome; known: proportional_attention"),
+        (["--block", "three"], "--block three: expected a block's number, some such as 3,6,9, or all"),
+        (["--block", "3,8"], "block 8 is past the depth: the model has 8 blocks, 0 to 7"),
         (["--no-such-option"], "no-such-option"),
         (["--out", "README.md/x"], "can't be written"),
         (["--out", "tests"], "--out tests: holds other files and no run of ours"),
@@ -543,3 +547,37 @@ def test_a_python_without_the_package_is_told_what_to_type() -> None:
 def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_any([]) == 0
     assert "clocks" in capsys.readouterr().out
+
+
+def test_all_methods_are_compared_and_the_best_ones_plan_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*QUICK, "--grid-stride", "70", "--images", "48", "--max-drop", "60", "--bs", "4", "--method", "all"]
+    assert cli.run([*options, "--out", str(tmp_path / "out"), "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads((tmp_path / "out" / "methods.json").read_text())
+    methods = [result["plan"]["method"] for result in found["results"]]
+    assert {"pomt", "pomt:score=cls", "topk", "tome", "pitome", "l2_norm", "random"} == set(methods)
+    plan = Plan.load(tmp_path / "out")
+    assert json.loads(printed.out)["method"] == plan.method == found["best"]
+    speedups = {result["plan"]["method"]: result["plan"]["speedup"] for result in found["results"]}
+    assert speedups[plan.method] == max(speedups.values())
+    page = (tmp_path / "out" / "methods.html").read_text()
+    assert all(f'href="{method.replace(":", "-").replace("=", "-")}/report.html"' in page for method in methods)
+    assert (tmp_path / "out" / "tome" / "report.html").exists()
+    with torch.inference_mode():
+        assert reduce_model(demo.build_model(), plan)(torch.zeros(1, 3, 28, 28)).shape == (1, 10)
+
+
+def test_the_removal_is_spread_over_several_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*QUICK, "--grid-stride", "50", "--grid-stop", "80", "--max-drop", "90", "--bs", "4"]
+    options += ["--method", "tome", "--block", "1,3,5"]
+    assert cli.run([*options, "--out", str(tmp_path), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["verdict"] == "prune" and plan["block"] == 1
+    assert [block for block, removed in enumerate(plan["schedule"]) if removed] == [1, 3, 5]
+    result = json.loads((tmp_path / "result.json").read_text())
+    before, after = result["costs"]
+    assert after["gflops"] < before["gflops"] and after["parameters"] == before["parameters"]
+    assert after["tokens_per_block"][-1] == plan["tokens_out"] and before["tokens_per_block"] == [197] * 8
+    assert "in blocks 1, 3 and 5" in (tmp_path / "report.html").read_text()
