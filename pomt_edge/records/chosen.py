@@ -1,0 +1,96 @@
+"""What is chosen: a plan, and all that one run, or one of each method, found out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pomt_edge.records.base import SCHEMA, Record, RecordError
+from pomt_edge.records.measured import AccuracyCurve, Cost, Environment, LatencyCurve, Staircase
+
+
+@dataclass(frozen=True)
+class Plan(Record):
+    """How many tokens to remove in which block, what that is predicted to give, and why."""
+
+    model: str
+    method: str
+    schedule: tuple[int, ...]
+    """One integer per block: tokens removed there."""
+    tokens_in: int
+    tokens_out: int
+    """What the blocks after the reduction really see."""
+    removed: int
+    block: int
+    batch_size: int
+    image_px: int
+    precision: str
+    engine: str
+    device: str
+    baseline_ms: float
+    predicted_ms: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    verdict: str
+    """'prune', 'keep' (do not prune) or 'unreachable' (no count meets the limits)."""
+    because: str
+    limits: dict[str, Any]
+    measure: str | None = None
+    """'accuracy', 'agreement', or None where neither was measured."""
+    baseline_percent: float | None = None
+    predicted_percent: float | None = None
+    drop: float | None = None
+    drop_low: float | None = None
+    drop_high: float | None = None
+    probe: str = "block"
+    num_classes: int | None = None
+    schema: int = SCHEMA
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Plan:
+        plan = super().from_dict(data)
+        if plan.schema > SCHEMA:
+            raise RecordError(f"Plan.schema is {plan.schema}, this version reads up to {SCHEMA}: update pomt-edge")
+        return plan
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read plan.json, or the plan of a run's folder."""
+        file = Path(path)
+        return super().load(file / "plan.json" if file.is_dir() else file)
+
+
+@dataclass(frozen=True)
+class Result(Record):
+    """All that one run of the main job found out."""
+
+    plan: Plan
+    curve: LatencyCurve
+    staircase: Staircase
+    accuracy: AccuracyCurve | None
+    environment: Environment
+    costs: tuple[Cost, ...] = ()
+    """Of the unreduced model and of the plan's."""
+    notes: tuple[str, ...] = ()
+    """Sentences that the user must read: random weights, skipped images, an imbalance seen."""
+
+
+@dataclass(frozen=True)
+class Contest(Record):
+    """Every method on the same model, device and images, each against its own interleaved baseline."""
+
+    results: tuple[Result, ...]
+    best: str | None
+    """The method whose plan is taken; None where no plan prunes."""
+    because: str
+    unfit: tuple[str, ...] = ()
+    """Methods that could not be used, each with the reason."""
+
+    @property
+    def plan(self) -> Plan:
+        """The best method's, else the first one's, which says why not to prune."""
+        plans = [result.plan for result in self.results]
+        return next((plan for plan in plans if plan.method == self.best), plans[0])
