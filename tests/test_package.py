@@ -18,15 +18,21 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pomt_edge"
 
 LAYERS = [
-    {"errors", "records", "catalogue", ""},
+    {"errors", "records", "catalogue", "checks", ""},
     {"profiles", "choose", "demo", "machine"},
     {"models"},
     {"reduce"},
+    {"export"},
     {"engines", "targets", "measure"},
+    {"deploy"},
     {"report"},
     {"request", "console", "decision"},
-    {"job"},
+    {"job", "starting"},
     {"offline"},
+    {"deploy_request"},
+    {"deploy_subject"},
+    {"deploy_steps"},
+    {"deployment"},
     {"contest"},
     {"commands"},
     {"cli"},
@@ -38,11 +44,13 @@ LIGHT = {
         "errors",
         "records",
         "catalogue",
+        "checks",
         "profiles",
         "choose",
         "machine",
         "report",
         "request",
+        "deploy_request",
         "commands",
         "cli",
         "console",
@@ -165,7 +173,8 @@ def test_the_readmes_commands_exist() -> None:
     for command in ("demo", "test"):
         assert f"make {command}" in readme and command in targets
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme))
-    commands = [[], ["offline-compute"], ["show"], ["compare"], ["clocks"], ["clocks", "lock"], ["doctor"]]
+    names = ("", "offline-compute", "deploy", "import", "show", "compare", "clocks", "clocks lock", "doctor")
+    commands = [name.split() for name in names]
     code = "import sys; from pomt_edge import cli; sys.exit(cli.run_any([*sys.argv[1:], '--help']))"
     run = functools.partial(subprocess.run, capture_output=True, text=True, cwd=ROOT, check=True)
     helps = "".join(run([sys.executable, "-c", code, *words]).stdout for words in commands)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy as copying
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,15 @@ class ReducedModel(nn.Module):
         """Images [B, 3, height, width] to the output slot of each original token, [B, N]; -1: dropped."""
         return source.source_map(self.token_maps(x), self.tokens_in).expand(x.shape[0], -1)
 
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor | None, dict[int, TokenMap]]:
+    def traced(self, x: Tensor) -> tuple[Tensor, list[Tensor], dict[int, TokenMap]]:
+        """Images [B, 3, height, width] to logits, the tokens behind each block [B, M, C], and the token maps."""
+        behind: list[Tensor] = []
+        tokens, sizes, maps = self._run(x, behind.append)
+        return self.family.read(self.model, tokens, sizes), behind, maps
+
+    def _run(
+        self, images: Tensor, see: Callable[[Tensor], None] = lambda tokens: None
+    ) -> tuple[Tensor, Tensor | None, dict[int, TokenMap]]:
         tokens = self.family.embed(self.model, images)
         if any(self.schedule) and tokens.shape[1] != self.tokens_in:
             raise UserError(f"the schedule is for {self.tokens_in} tokens, these images make {tokens.shape[1]}")
@@ -73,6 +81,7 @@ class ReducedModel(nn.Module):
                 tokens = blocks.run_block(self.family, block, tokens, weights)
             else:
                 tokens = block(tokens)
+            see(tokens)
         return self.family.finish(self.model, tokens), sizes, maps
 
 
