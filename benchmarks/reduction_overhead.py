@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from pomt_edge.engines import Setting
+from pomt_edge.engines import Built, Setting
 from pomt_edge.engines import torch as engine
 from pomt_edge.measure.environment import device_name
 from pomt_edge.models.family import family_of
@@ -64,7 +64,7 @@ def prepared(model: nn.Module, setting: Setting, way: str) -> Timed:
     if way == "compile":
         model = torch.compile(model, fullgraph=True)  # type: ignore[assignment]
     graphs = way == "graph"
-    return engine.load(model, Setting(**{**vars(setting), "cuda_graphs": graphs})).time_ms
+    return engine.load(Built(model), Setting(**{**vars(setting), "cuda_graphs": graphs})).time_ms
 
 
 def ratios(timers: dict[str, Timed], rounds: int, count: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -6,11 +6,12 @@ import dataclasses
 import datetime
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import timm
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from torch import nn
 from pomt_edge import __version__, catalogue
 from pomt_edge.engines import ENGINES, Engine, Setting
 from pomt_edge.errors import Unfit, UserError
+from pomt_edge.export.pipeline import CALIBRATION_IMAGES
 from pomt_edge.machine.system import System
 from pomt_edge.measure import datasets, environment
 from pomt_edge.measure.datasets import Images
@@ -32,7 +34,8 @@ from pomt_edge.reduce.input_probe import probe_at_input
 from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.request import DEFAULT_IMAGES, Request
-from pomt_edge.targets.local import ClockWishes, LocalTarget, Variant
+from pomt_edge.targets.local import ClockWishes, LocalTarget
+from pomt_edge.targets.sessions import Calibration, Sessions, Variant
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Job:
     created: Created
     preprocessing: Preprocessing
     setting: Setting
+    sessions: Sessions
     target: LocalTarget
     variant: Variant
     tokens: tuple[int, ...]
@@ -73,13 +77,25 @@ class Job:
             "device_name": environment.device_name(setting.device, self.target.system),
             "threads": torch.get_num_threads(),
             "timer": self.target.timer,
+            "engine_version": self.sessions.engine.version(),
             "torch": torch.__version__,
             "timm": timm.__version__,
             "pomt_edge": __version__,
             "grid": f"{self.tokens[:2]} to {self.tokens[-1]} by {request.stride}",
             **dataclasses.asdict(self.preprocessing),
         }
-        same = ("batch_size", "engine", "precision", "method", "block", "probe", "seed", "unlabelled")
+        same = (
+            "batch_size",
+            "engine",
+            "precision",
+            "compile",
+            "provider",
+            "method",
+            "block",
+            "probe",
+            "seed",
+            "unlabelled",
+        )
         facts |= {name: getattr(request, name) for name in (*same, "interval_percent", "point_seconds")}
         facts["data"] = str(request.data.resolve()) if request.data else None
         facts["images"] = self.images.fingerprint if self.images else None
@@ -93,8 +109,8 @@ def prepare(request: Request, progress: Progress) -> Job:
         UserError: anything the user can mend; nothing has been written then.
     """
     engine = cast(Engine, catalogue.load(ENGINES, request.engine, "engine"))
-    device = _device(request, engine)
-    _check_writable(request.out)
+    setting = _setting(request, engine)
+    check_writable(request.out)
     if request.threads:
         torch.set_num_threads(request.threads)
     progress.busy(f"preparing {request.model}")
@@ -105,36 +121,50 @@ def prepare(request: Request, progress: Progress) -> Job:
         raise UserError(
             f"{created.name} has no classifier, so accuracy has no meaning: give --num-classes and --weights"
         )
-    setting = Setting(device, request.precision, request.batch_size, created.preprocessing.image_px)
+    setting = dataclasses.replace(setting, image_px=created.preprocessing.image_px)
     depth = len(family_of(created.model).blocks(created.model))
     blocks = schedule.blocks_of(request.block, depth)
     by = method.load(request.method)
     tokens = _grid(request, created.model, by, blocks)
-    preprocessing = _preprocessing(request, created)
+    preprocessing = preprocessing_of(request, created)
     images = _images(request, created, preprocessing, progress) if request.has_data else None
     model = engine.prepare(created.model, setting)
     variant = _variant(request, model, blocks)
-    setting = _with_graphs(request, engine, setting, [variant(tokens[0]), variant(tokens[-1])], progress)
-    clocks = ClockWishes(request.power_mode, request.gpu_clock_mhz)
-    target = LocalTarget(variant, engine, setting, tokens[0], clocks, System(request.sysroot))
+    models = [variant(tokens[0]), variant(tokens[-1])]
+    setting = with_graphs(graphs_wanted(request.cuda_graphs, request.engine), engine, setting, models, progress)
+    clocks, system = ClockWishes(request.power_mode, request.gpu_clock_mhz), System(request.sysroot)
+    calibration = _calibration(images, preprocessing, request.batch_size) if images and request.calibrated else None
+    sessions = Sessions(engine, variant, setting, tokens[0], calibration, system)
+    target = LocalTarget(sessions, setting.device, tokens[0], clocks, system, engine.gpu_uuid(setting.device))
     if request.lock:
         target.controls()  # a power mode that this board does not have is said now
     folder = request.out or Path("runs") / _folder_name(created.name, setting)
-    return Job(request, created, preprocessing, setting, target, variant, tokens, blocks, depth, images, folder)
+    return Job(
+        request, created, preprocessing, setting, sessions, target, variant, tokens, blocks, depth, images, folder
+    )
 
 
-def _with_graphs(
-    request: Request, engine: Engine, setting: Setting, models: list[nn.Module], progress: Progress
+def graphs_wanted(wanted: bool | None, engine: str) -> bool | None:
+    """ONNX Runtime has to be asked for them: whether it can capture a model shows when that is loaded, and fails."""
+    return wanted or False if engine == "onnxruntime" else wanted
+
+
+def with_graphs(
+    wanted: bool | None, engine: Engine, setting: Setting, models: Sequence[nn.Module], progress: Progress
 ) -> Setting:
-    """The setting with CUDA graphs where they are wanted and can be had for the largest and the smallest model."""
+    """The setting with CUDA graphs where they are wanted (None: where they can be had) and all models take them.
+
+    Raises:
+        UserError: they are asked for, and a model does not take them.
+    """
     on_cuda = setting.device.startswith("cuda")
-    if request.cuda_graphs is False or (request.cuda_graphs is None and not on_cuda):
+    if wanted is False or (wanted is None and not on_cuda):
         return setting
     objections = (engine.objection_to_graphs(model, setting) for model in models)
     objection = next(filter(None, objections), None)
     if objection is None:
         return dataclasses.replace(setting, cuda_graphs=True)
-    if request.cuda_graphs:
+    if wanted:
         raise UserError(f"--cuda-graphs: not to be had here ({objection}); leave it out, or give --no-cuda-graphs")
     progress.note(
         f"CUDA graphs are not to be had here ({objection}); timed by events, launching included; if that fails "
@@ -143,13 +173,36 @@ def _with_graphs(
     return setting
 
 
-def _device(request: Request, engine: Engine) -> str:
+def _setting(request: Request, engine: Engine) -> Setting:
+    """All that is settled without the model, which tells the image size."""
     device = engine.default_device() if request.device == "auto" else request.device
     engine.check_device(device)
-    return "cuda:0" if device == "cuda" else device
+    device = "cuda:0" if device == "cuda" else device
+    setting = Setting(
+        device,
+        request.precision,
+        request.batch_size,
+        request.image_px or 0,
+        compile=request.compile,
+        provider=request.provider,
+    )
+    engine.check_setting(setting)
+    return setting
 
 
-def _check_writable(out: Path | None) -> None:
+def _calibration(images: Images, preprocessing: Preprocessing, batch_size: int) -> Calibration:
+    """The first images, in whole batches, as a graph of that batch size takes them."""
+
+    def batches() -> Iterator[np.ndarray[Any, Any]]:
+        few = dataclasses.replace(images, pixels=images.pixels[: max(CALIBRATION_IMAGES, batch_size)])
+        for batch in few.batches(preprocessing, batch_size):
+            # Of a last batch that is not full the first image fills the rest.
+            yield torch.cat([batch, batch[:1].expand(batch_size - len(batch), -1, -1, -1)]).numpy()
+
+    return batches
+
+
+def check_writable(out: Path | None) -> None:
     """Say so before weights are fetched and images are read; the folder itself is made once all is settled."""
     if out is None:
         return
@@ -193,7 +246,8 @@ def _grid(request: Request, model: nn.Module, by: Method, blocks: Sequence[int])
     return (full, *sorted(counts, reverse=True))
 
 
-def _preprocessing(request: Request, created: Created) -> Preprocessing:
+def preprocessing_of(request: Request, created: Created) -> Preprocessing:
+    """The model's own, with what the request changes."""
     changes: dict[str, Any] = {}
     if request.mean_and_std:
         changes["mean"], changes["std"] = request.mean_and_std

@@ -36,7 +36,7 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
     """
     request.check()
     job = prepare(request, progress)
-    with Journal(job.folder, job.configuration) as journal, contextlib.ExitStack() as locks:
+    with job.sessions, Journal(job.folder, job.configuration) as journal, contextlib.ExitStack() as locks:
         progress.note(f"results and resumable measurements: {job.folder}")
         try:
             result = _measure_and_choose(job, journal, progress, lambda: _begin(job, journal, progress, locks))
@@ -48,7 +48,9 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
 
 
 def _begin(job: Job, journal: Journal, progress: Progress, locks: contextlib.ExitStack) -> dict[str, Any]:
-    """Lock the clocks until `locks` closes and keep the environment; gives what has to stay the same in a run."""
+    """Make the models ready, lock the clocks until `locks` closes and keep the environment; gives what has to stay
+    the same in a run."""
+    job.sessions.prepare(job.tokens, progress)
     progress.busy("locking the clocks")
     request = job.request
     wishes: dict[str, Any] = {"lock": request.lock, "required": request.require_locked}
@@ -117,7 +119,7 @@ def _environment(journal: Journal) -> Environment:
 def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None:
     if job.images is None:
         return None
-    return Accuracy(job.images, job.preprocessing, job.target.session, job.tokens[0], journal, progress)
+    return Accuracy(job.images, job.preprocessing, job.sessions, job.tokens[0], journal, progress)
 
 
 def _notes(job: Job, result: Result) -> list[str]:

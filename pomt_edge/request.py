@@ -19,6 +19,7 @@ COARSE_STRIDE = 16
 ALL = "all"
 """Every method, compared."""
 PROBES = ("block", "input")
+PROVIDERS = ("cpu", "cuda", "tensorrt")
 ACCURACY_GRIDS = ("efficient", "full")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
@@ -41,6 +42,10 @@ class Request:
     device: str = "auto"
     engine: str = "torch"
     precision: str = "fp32"
+    compile: bool = False
+    """torch alone: through torch.compile."""
+    provider: str | None = None
+    """ONNX Runtime alone: what it runs on; None: the device's own."""
     threads: int | None = None
     method: str = "pomt"
     block: str = "3"
@@ -73,6 +78,11 @@ class Request:
     @property
     def has_data(self) -> bool:
         return self.data is not None or self.model == demo.NAME
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether images have to show the ranges of the activations."""
+        return self.precision == "int8"
 
     @property
     def stride(self) -> int:
@@ -109,6 +119,7 @@ class Request:
         self._check_ranges()
         self._check_words()
         self._check_data()
+        self._check_engine()
         if len([value for value in (self.max_drop, self.budget_ms, self.alpha) if value is not None]) > 1:
             raise UserError("--max-drop, --budget-ms and --alpha exclude each other: each is a way to choose; give one")
         self._check_clocks()
@@ -116,6 +127,16 @@ class Request:
         given = [option for option, value in own.items() if value is not None]
         if given and self.model == demo.NAME and self.data is None:
             raise UserError(f"the embedded demo's images are ready as they are; leave out {given[0]}, or give --data")
+
+    def _check_engine(self) -> None:
+        if self.compile and self.engine != "torch":
+            raise UserError(f"--compile is torch's, and --engine {self.engine} compiles by itself; leave it out")
+        if self.provider is not None and self.engine != "onnxruntime":
+            raise UserError("--provider is ONNX Runtime's; give --engine onnxruntime, or leave --provider out")
+        if self.probe == "input" and self.engine != "torch":
+            raise UserError("--probe input runs in torch alone; give --engine torch, or leave --probe out")
+        if self.calibrated and not self.has_data:
+            raise UserError("--precision int8 is calibrated on images: give --data DIR as well")
 
     def _check_clocks(self) -> None:
         if not self.sysroot.is_dir():
@@ -149,6 +170,7 @@ class Request:
         catalogue.check(self.engine, catalogue.names(ENGINES), "engine")
         catalogue.check(self.method.partition(":")[0], [*catalogue.names(METHODS), ALL], "method")
         _one_of("--precision", self.precision, PRECISIONS)
+        _one_of("--provider", self.provider, PROVIDERS)
         _one_of("--probe", self.probe, PROBES)
         _one_of("--accuracy-grid", self.accuracy_grid, ACCURACY_GRIDS)
         _one_of("--interpolation", self.interpolation, INTERPOLATIONS)

@@ -113,6 +113,47 @@ def test_the_plan_reduces_the_model_as_the_readme_shows(finished: tuple[Path, st
     assert tokens.shape == (2, plan.tokens_out, 96)
 
 
+TWO_COUNTS = ["--bs", "4", *QUICK, "--grid-stop", "107", "--grid-stride", "90", "--device", "cpu"]
+TWO_COUNTS += ["--images", "200", "--accuracy-grid", "full", "--max-drop", "60"]
+
+
+@pytest.fixture(scope="module")
+def by_torch(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    out = tmp_path_factory.mktemp("torch") / "out"
+    assert cli.run([*TWO_COUNTS, "--out", str(out)]) == 0
+    return rows(out / "accuracy.csv")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_another_engine_measures_its_own_curve_of_the_same_model(
+    engine: str, by_torch: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for library in ("onnx", "onnxscript", engine):
+        pytest.importorskip(library)
+    options = [*TWO_COUNTS, "--engine", engine, "--out", str(tmp_path)]
+    assert cli.run(options) == 0
+    plan = Plan.load(tmp_path)
+    assert plan.engine == engine and plan.verdict in ("prune", "keep")
+    for expected, found in zip(by_torch, rows(tmp_path / "accuracy.csv"), strict=True):
+        assert expected["tokens"] == found["tokens"]
+        assert float(found["percent"]) == pytest.approx(float(expected["percent"]), abs=1.01), "one or two near ties"
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["engine"] == engine and environment["versions"][engine] and environment["threads"] == 1
+
+    journal = tmp_path / "measurements.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert json.loads(lines[0])["configuration"]["engine_version"]
+    if engine == "openvino":
+        return  # going on is the same for both, and its exports take seconds
+    blocks = [number for number, line in enumerate(lines) if '"ms"' in line]
+    kept = "".join(lines[: blocks[len(blocks) // 2]])
+    journal.write_text(kept)
+    capsys.readouterr()
+    assert cli.run(options) == 0
+    assert "exporting to ONNX and building, token counts: 1 to do" in capsys.readouterr().err
+    assert journal.read_text().startswith(kept) and len(journal.read_text()) > len(kept)
+
+
 def test_a_finished_run_is_not_measured_again_and_its_limits_may_change(
     finished: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,9 +405,15 @@ def demo_state() -> dict[str, torch.Tensor]:
         (["--bs", "100000000"], "--bs 100000000 is out of range"),
         (["--weights", "tests"], "--weights tests: is a folder"),
         (["--device", "tpu"], "expected cpu, cuda or cuda:N"),
-        (["--engine", "tensorflow"], "unknown engine 'tensorflow'; known: torch"),
+        (["--engine", "tensorflow"], "unknown engine 'tensorflow'; known: "),
         (["--method", "pmot"], "unknown method 'pmot'; known: pomt"),
-        (["--precision", "fp8"], "expected one of fp32, fp16, bf16"),
+        (["--precision", "fp8"], "expected one of fp32, fp16, bf16, int8"),
+        (["--precision", "int8"], "--precision int8: torch does not run int8 here; give --engine onnxruntime"),
+        (["--precision", "int8", "--engine", "openvino", "--model", "deit_tiny"], "calibrated on images: give --data"),
+        (["--engine", "openvino", "--compile"], "--compile is torch's, and --engine openvino compiles by itself"),
+        (["--provider", "cuda"], "--provider is ONNX Runtime's; give --engine onnxruntime"),
+        (["--engine", "onnxruntime", "--provider", "rocm"], "--provider rocm: expected one of cpu, cuda, tensorrt"),
+        (["--engine", "onnxruntime", "--probe", "input"], "--probe input runs in torch alone; give --engine torch"),
         (["--method", "pomt:score=best"], "score='best'; expected one of attention, cls"),
         (["--method", "tome:speed=1"], "unknown option 'speed' of method tome; known: proportional_attention"),
         (["--block", "three"], "--block three: expected a block's number, some such as 3,6,9, or all"),

@@ -73,7 +73,7 @@ def settled(curve: LatencyCurve, decision: Decision, limits: Limits) -> Decision
     """
     if decision.verdict != "prune" or limits.budget_ms is not None:
         return decision
-    speedup, low, high = _speedup(curve, decision.tokens)
+    speedup, low, high = speedup_of(curve, decision.tokens)
     if low > 1:
         return decision
     because = (
@@ -175,7 +175,7 @@ def make_plan(
     """The plan's record; every figure in it is one of the curves'."""
     baseline, chosen = curve.baseline, curve.at(decision.tokens)
     removed = baseline.tokens - chosen.tokens
-    speedup, low, high = _speedup(curve, chosen.tokens)
+    speedup, low, high = speedup_of(curve, chosen.tokens)
     before = accuracy_at(baseline.tokens) if accuracy_at else None
     after = accuracy_at(chosen.tokens) if accuracy_at else None
     return Plan(
@@ -210,7 +210,7 @@ def make_plan(
     )
 
 
-def _speedup(curve: LatencyCurve, tokens: int) -> tuple[float, float, float]:
+def speedup_of(curve: LatencyCurve, tokens: int) -> tuple[float, float, float]:
     """Baseline over chosen with its interval: the two points' relative errors add in quadrature."""
     baseline, chosen = curve.baseline, curve.at(tokens)
     if baseline.tokens == tokens:

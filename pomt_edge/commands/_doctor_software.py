@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pomt_edge import __version__, catalogue
 from pomt_edge.commands._doctor_finding import (
     FAIL,
     LEAST_JETPACK,
@@ -26,7 +25,6 @@ from pomt_edge.commands._doctor_finding import (
     reason,
     with_extra,
 )
-from pomt_edge.engines import ENGINES
 from pomt_edge.machine import board, jetson_facts, nvidia_facts
 from pomt_edge.machine.system import System
 
@@ -46,6 +44,7 @@ WHEELS = {
     "tensorrt_rtx": {"x86_64"},
 }
 """Processors for which a library is built."""
+EXPORTERS = ("onnx", "onnxscript")
 JETSON_TORCH = "https://docs.nvidia.com/deeplearning/frameworks/install-pytorch-jetson-platform"
 JETSON_TENSORRT = "sudo apt install python3-libnvinfer"
 
@@ -136,7 +135,7 @@ def onnxruntime(subject: Subject) -> Finding:
     if subject.on_gpu and "CUDAExecutionProvider" not in library.get_available_providers():
         uninstall = f"{shlex.quote(sys.executable)} -m pip uninstall -y onnxruntime"
         return Finding(WARN, f"{library.__version__}, built without CUDA", f"{uninstall} && {install}")
-    return _present("onnxruntime", library)
+    return _present(library)
 
 
 def openvino(subject: Subject) -> Finding:
@@ -145,7 +144,7 @@ def openvino(subject: Subject) -> Finding:
         # The extra `cpu` holds an ONNX Runtime that would overwrite the one for the GPU.
         install = pip_install("openvino>=2024.6" if subject.on_gpu else with_extra("cpu"))
         return _missing("openvino", error, install)
-    return _present("openvino", library)
+    return _present(library)
 
 
 def tensorrt(subject: Subject) -> Finding:
@@ -153,7 +152,7 @@ def tensorrt(subject: Subject) -> Finding:
         return Finding(WARN, "can't run here: it needs an NVIDIA GPU")
     library, error = imported("tensorrt")
     if library is not None:
-        return _present("tensorrt", library)
+        return _present(library)
     return _missing("tensorrt", error, _jetson_tensorrt() if subject.is_jetson else pip_install(with_extra("trt")))
 
 
@@ -168,7 +167,7 @@ def tensorrt_rtx(subject: Subject) -> Finding:
         return Finding(WARN, f"can't run here: it does not run on {kind} (compute capability {_dotted(capability)})")
     library, error = imported("tensorrt_rtx_bindings")
     if library is not None:
-        return _present("tensorrt_rtx", library)
+        return _present(library)
     return _missing("tensorrt_rtx", error, pip_install(with_extra("rtx")))
 
 
@@ -289,18 +288,17 @@ def _missing(engine: str, error: str, install: str) -> Finding:
     """Why an engine can't run, and the command, unless no wheel of it exists for this processor."""
     if platform.machine() not in WHEELS[engine] and JETSON_TENSORRT not in install:
         return Finding(WARN, f"{error}, and no wheel of it exists for {platform.machine()}")
-    return Finding(WARN, error + _not_yet(engine), install)
+    return Finding(WARN, error, install)
 
 
-def _present(engine: str, library: Any) -> Finding:
+def _present(library: Any) -> Finding:
+    """An engine is given ONNX: without what torch writes that with, its library alone runs nothing."""
     version = str(getattr(library, "__version__", "installed"))
-    return Finding(WARN if _not_yet(engine) else OK, version + _not_yet(engine))
-
-
-def _not_yet(engine: str) -> str:
-    """A library alone does not run a model: this version has to have the engine that uses it."""
-    known = engine in catalogue.names(ENGINES)
-    return "" if known else f" (pomt-edge {__version__} does not measure with it yet)"
+    lacking = [name for name in EXPORTERS if imported(name)[0] is None]
+    if lacking:
+        found = f"{version}, but nothing can be exported to it without {lacking[0]}"
+        return Finding(WARN, found, pip_install(*lacking))
+    return Finding(OK, version)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -58,9 +58,19 @@ def offline_compute(
     ] = None,
     interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, … [default: timm's]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: cuda where there is one.")] = "auto",
-    engine: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: torch's]")] = None,
+    engine: Annotated[
+        str, typer.Option(help="What runs the model: torch, onnxruntime, openvino, trt or trt-rtx.")
+    ] = "torch",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16, bf16, or int8, which is calibrated on the images.")
+    ] = "fp32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch: through torch.compile, once per token count.")
+    ] = False,
+    provider: Annotated[
+        str | None, typer.Option(help="onnxruntime: cpu, cuda or tensorrt. [default: the device's]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of any engine. [default: torch's]")] = None,
     method: Annotated[
         str, typer.Option(help="How tokens are reduced, with options as in pomt:score=cls; all: compare them all.")
     ] = "pomt",
@@ -142,8 +152,10 @@ def offline_compute(
         crop_pct=crop_pct,
         interpolation=interpolation,
         device=device,
-        engine=engine,
+        engine=engine.replace("-", "_"),
         precision=precision,
+        compile=compiled,
+        provider=provider,
         threads=threads,
         method=method,
         block=block,

@@ -1,23 +1,54 @@
-"""PyTorch, eager, on the CPU or on CUDA."""
+"""PyTorch, eager or through torch.compile, on the CPU or on CUDA."""
 
 from __future__ import annotations
 
 import functools
-import os
+import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pomt_edge.engines import Session, Setting
+from pomt_edge.engines import BuildOptions, Built, Session, Setting
 from pomt_edge.engines._allocator import keep_memory
+from pomt_edge.engines._host import Outputs, as_float32, batch_by_batch, first_line, resident_mib, seeded_images
 from pomt_edge.errors import UserError
+from pomt_edge.export import LOGITS
+from pomt_edge.export.target import TARGETS, Target
+from pomt_edge.machine.facts import asked
 
+TAKES: Literal["module", "onnx"] = "module"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NO_LIMIT = 2**31
+RECOMPILE_LIMITS = (
+    "recompile_limit",
+    "accumulated_recompile_limit",
+    "cache_size_limit",
+    "accumulated_cache_size_limit",
+)
+"""Of torch._dynamo.config; the last two are their names before torch 2.6."""
+
+
+def version() -> str | None:
+    return str(torch.__version__)
+
+
+def target() -> Target:
+    return TARGETS["generic"]
+
+
+def check_setting(setting: Setting) -> None:
+    """Raise a UserError for what torch does not run here."""
+    if setting.precision not in DTYPES:
+        raise UserError(
+            f"--precision {setting.precision}: torch does not run {setting.precision} here; give --engine "
+            "onnxruntime, openvino or trt"
+        )
+    if setting.provider is not None:
+        raise UserError(f"--provider {setting.provider} is ONNX Runtime's; give --engine onnxruntime, or leave it out")
 
 
 def prepare(model: nn.Module, setting: Setting) -> nn.Module:
@@ -28,16 +59,51 @@ def prepare(model: nn.Module, setting: Setting) -> nn.Module:
     return model.eval().to(device=setting.device, dtype=DTYPES[setting.precision])
 
 
-def load(model: nn.Module, setting: Setting) -> Session:
-    if not setting.device.startswith("cuda"):
-        return _HostSession(model.eval(), setting)
-    if not setting.cuda_graphs:
-        return _EventSession(model.eval(), setting)
+def build(source: nn.Module | Path, setting: Setting, options: BuildOptions) -> Built:
+    """The prepared module as it is, or compiled for the setting's batch."""
+    model = cast(nn.Module, source).eval()
+    start = time.perf_counter()
+    return Built(_compiled(model, setting) if setting.compile else model, time.perf_counter() - start)
+
+
+def _compiled(model: nn.Module, setting: Setting) -> nn.Module:
+    """One graph of the whole forward, compiled now; no part of it falls back to eager without a word."""
+    _lift_recompile_limits()
+    compiled = cast(nn.Module, torch.compile(model, fullgraph=True, dynamic=False))
     try:
-        return _GraphSession(model.eval(), setting)
+        with torch.inference_mode():
+            compiled(_batch(setting))
+    except Exception as error:  # dynamo, inductor and the C++ compiler each have their own
+        raise UserError(
+            f"torch.compile can't compile this model here ({first_line(error)}); leave --compile out"
+        ) from error
+    return compiled
+
+
+def _lift_recompile_limits() -> None:
+    """Hundreds of variants share the code of one forward; past a handful dynamo would take them for a mistake."""
+    config = importlib.import_module("torch._dynamo").config
+    for name in RECOMPILE_LIMITS:
+        if hasattr(config, name):
+            setattr(config, name, NO_LIMIT)
+
+
+def load(built: Built, setting: Setting) -> Session:
+    """A session of a built module.
+
+    Raises:
+        UserError: a CUDA graph is asked for and can't be captured.
+    """
+    model: nn.Module = built.artefact
+    if not setting.device.startswith("cuda"):
+        return _HostSession(model, setting)
+    if not setting.cuda_graphs:
+        return _EventSession(model, setting)
+    try:
+        return _GraphSession(model, setting)
     except RuntimeError as error:
         raise UserError(
-            f"a CUDA graph could not be captured ({_first_line(error)}); give --no-cuda-graphs, and another --out"
+            f"a CUDA graph could not be captured ({first_line(error)}); give --no-cuda-graphs, and another --out"
         ) from error
 
 
@@ -48,12 +114,8 @@ def objection_to_graphs(model: nn.Module, setting: Setting) -> str | None:
     try:
         _GraphSession(model.eval(), setting)
     except RuntimeError as error:
-        return _first_line(error)
+        return first_line(error)
     return None
-
-
-def _first_line(error: RuntimeError) -> str:
-    return str(error).strip().partition("\n")[0][:200]
 
 
 def check_device(device: str) -> None:
@@ -73,7 +135,7 @@ def gpu_uuid(device: str) -> str | None:
     """The UUID by which the driver knows a CUDA device; None on the CPU and from a torch that does not tell."""
     if not device.startswith("cuda"):
         return None
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    uuid = asked(lambda: torch.cuda.get_device_properties(device).uuid)
     return str(uuid) if uuid else None
 
 
@@ -84,10 +146,13 @@ def default_device() -> str:
 
 @functools.lru_cache(maxsize=1)
 def _batch(setting: Setting) -> Tensor:
-    """One seeded batch [B, 3, height, width]; a sweep's hundreds of sessions share it."""
-    shape = (setting.batch_size, 3, setting.image_px, setting.image_px)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return images.to(setting.device, DTYPES[setting.precision])
+    return _placed(seeded_images(setting.batch_size, setting.image_px), setting)
+
+
+def _placed(images: Tensor, setting: Setting) -> Tensor:
+    """A copy on the device, made in inference mode always: a compiled model is compiled anew for other tensors."""
+    with torch.inference_mode():
+        return images.to(setting.device, DTYPES[setting.precision], copy=True)
 
 
 class _HostSession:
@@ -97,7 +162,7 @@ class _HostSession:
 
     def __init__(self, model: nn.Module, setting: Setting) -> None:
         self.model = model
-        self.dtype = DTYPES[setting.precision]
+        self.setting = setting
         self.device = setting.device
         self.images = _batch(setting)
 
@@ -111,17 +176,21 @@ class _HostSession:
         return samples
 
     @torch.inference_mode()
-    def logits(self, images: Tensor) -> np.ndarray[Any, Any]:
-        output: Tensor = self.model(images.to(self.device, self.dtype))
-        return output.float().cpu().numpy()
+    def run(self, images: Tensor) -> Outputs:
+        # A compiled model would be compiled anew for each batch size.
+        return batch_by_batch(self._outputs, images, self.setting.batch_size if self.setting.compile else len(images))
+
+    def _outputs(self, images: Tensor) -> Outputs:
+        output: Tensor = self.model(_placed(images, self.setting))
+        return {LOGITS: as_float32(output.float().cpu().numpy())}
 
     def memory_mib(self) -> float | None:
-        """The process's resident memory, all variants' models in it."""
-        try:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-        except (OSError, ValueError):
-            return None
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return resident_mib()
+
+    def precision(self) -> str | None:
+        """That of the weights, which is that of every product in torch."""
+        dtype = next(self.model.parameters()).dtype
+        return next((name for name, known in DTYPES.items() if known is dtype), None)
 
 
 class _EventSession(_HostSession):

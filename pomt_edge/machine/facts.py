@@ -106,6 +106,15 @@ def available_memory_mib(system: System) -> int | None:
     return min(choices, default=None)
 
 
+def total_memory_mib(system: System) -> int | None:
+    """All the memory that `available_memory_mib` is a part of."""
+    total = re.search(r"^MemTotal:\s*(\d+) kB", read(system.path("/proc/meminfo")) or "", re.MULTILINE)
+    limit = read_number(system.path("/sys/fs/cgroup/memory.max"))
+    choices = [int(total.group(1)) // 1024] if total else []
+    choices += [limit // 2**20] if limit is not None else []
+    return min(choices, default=None)
+
+
 def virtual_machine(system: System) -> str | None:
     """The hypervisor below, such as 'kvm' ('yes' where it has no name), or None on bare metal."""
     if not board.virtual_machine(system):

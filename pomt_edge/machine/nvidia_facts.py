@@ -58,6 +58,10 @@ def free_memory_mib(device: Device) -> int | None:
     return asked(lambda: int(device.nvml.nvmlDeviceGetMemoryInfo(device.handle).free) // 2**20)
 
 
+def total_memory_mib(device: Device) -> int | None:
+    return asked(lambda: int(device.nvml.nvmlDeviceGetMemoryInfo(device.handle).total) // 2**20)
+
+
 def compute_capability(device: Device) -> tuple[int, int] | None:
     found = asked(lambda: device.nvml.nvmlDeviceGetCudaComputeCapability(device.handle))
     return (int(found[0]), int(found[1])) if found else None

@@ -11,6 +11,7 @@ from scipy import stats
 
 from pomt_edge.engines import Session
 from pomt_edge.errors import UserError
+from pomt_edge.export import LOGITS
 from pomt_edge.measure.datasets import Images
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
@@ -77,11 +78,11 @@ class Accuracy:
 
     def _run(self, tokens: int) -> Classes:
         count = len(self._images.pixels)
+        session = self._session(tokens)  # which may be built now, and is none of the batches' time
         self._progress.stage(f"{self.measure} at {tokens} tokens, batches", math.ceil(count / BATCH))
-        session = self._session(tokens)
         classes = []
         for batch in self._images.batches(self._preprocessing, BATCH):
-            logits = session.logits(batch)
+            logits = session.run(batch)[LOGITS]
             if not np.isfinite(logits).all():
                 # Their argmax would be class 0 for the unreduced and the reduced model alike: perfect agreement.
                 raise UserError(f"the logits at {tokens} tokens are not finite; try --precision fp32 (or bf16)")

@@ -65,7 +65,7 @@ def read_folder(
     items = _labelled_items(folder, classes) if labelled else _unlabelled_items(folder)
     chosen = draw(items, count, seed)
     pixels = torch.empty(len(chosen), 3, preprocessing.image_px, preprocessing.image_px, dtype=torch.uint8)
-    transform = _transform(preprocessing)
+    transform = transform_of(preprocessing)
 
     def read(row: int) -> bool:
         image = _read(chosen[row][0], transform)
@@ -93,7 +93,7 @@ def read_demo(count: int, seed: int, labelled: bool) -> Images:
 
 def pixels_of(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     """One image as a model sees it, but for the normalisation: uint8 [3, height, width]."""
-    return torch.as_tensor(_transform(preprocessing)(image.convert("RGB")))
+    return torch.as_tensor(transform_of(preprocessing)(image.convert("RGB")))
 
 
 def draw(items: Sequence[Item], count: int, seed: int) -> list[Item]:
@@ -113,9 +113,7 @@ def _layout(labelled: bool) -> str:
 
 def _labelled_items(folder: Path, classes: int) -> list[Item]:
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    items: list[Item] = [
-        (path, label) for label, sub in _class_indices(folders, classes) for path in _images_under(sub)
-    ]
+    items: list[Item] = [(path, label) for label, sub in _class_indices(folders, classes) for path in images_under(sub)]
     if not items:
         raise UserError(f"--data {folder}: no images in class folders; expected {_layout(True)}, or give --unlabelled")
     if len(folders) != classes:
@@ -135,17 +133,18 @@ def _class_indices(folders: Sequence[Path], classes: int) -> list[tuple[int, Pat
 
 
 def _unlabelled_items(folder: Path) -> list[Item]:
-    items: list[Item] = [(path, None) for path in _images_under(folder)]
+    items: list[Item] = [(path, None) for path in images_under(folder)]
     if not items:
         raise UserError(f"--data {folder}: no images; expected {_layout(False)}")
     return items
 
 
-def _images_under(folder: Path) -> list[Path]:
+def images_under(folder: Path) -> list[Path]:
+    """All image files below a folder, by name."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
 
 
-def _transform(preprocessing: Preprocessing) -> Transform:
+def transform_of(preprocessing: Preprocessing) -> Transform:
     """timm's own preparation for evaluation, up to the pixels: to uint8 [3, height, width]."""
     size = preprocessing.image_px
     transform: Transform = timm.data.create_transform(

@@ -58,12 +58,17 @@ def describe(setting: Setting, engine: str, system: System = HERE) -> Environmen
 def device_name(device: str, system: System = HERE) -> str:
     """The device's own name, such as 'NVIDIA H200' or the processor's model."""
     if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
+        # Another engine may have CUDA beside a torch that has not.
+        nvidia = _nvidia(device)
+        told = facts.asked(lambda: torch.cuda.get_device_name(device))
+        return told or (nvidia_facts.name(nvidia) if nvidia else None) or device
     return facts.cpu_model(system) or platform.processor() or platform.machine()
 
 
 def _nvidia(device: str) -> gpu.Device | None:
-    return gpu.handle(device, gpu_uuid(device)) if device.startswith("cuda") else None
+    if not device.startswith("cuda"):
+        return None
+    return gpu.handle(device, gpu_uuid(device))
 
 
 def _details(device: str, nvidia: gpu.Device | None, system: System) -> dict[str, Any]:
@@ -79,19 +84,25 @@ def _details(device: str, nvidia: gpu.Device | None, system: System) -> dict[str
 
 
 def _cuda(device: str, nvidia: gpu.Device | None, system: System) -> dict[str, Any]:
-    properties = torch.cuda.get_device_properties(device)
-    profile = profiles.recognise(properties.name)
-    return {
+    profile = profiles.recognise(device_name(device, system))
+    own = {
         "driver": nvidia_facts.driver(system),
+        "power_limit_w": nvidia_facts.power_limit_w(nvidia) if nvidia else None,
+        "profile": profile.id if profile else "none",
+        "gpu_processes": nvidia_facts.other_processes(nvidia) if nvidia else None,
+    }
+    properties = facts.asked(lambda: torch.cuda.get_device_properties(device))
+    return own | (_by_torch(properties) if properties else {})
+
+
+def _by_torch(properties: Any) -> dict[str, Any]:
+    return {
         "cuda": torch.version.cuda,
         "cudnn": _cudnn(),
         "compute_capability": f"{properties.major}.{properties.minor}",
         "sm_count": properties.multi_processor_count,
         "memory_mib": properties.total_memory // 2**20,
-        "power_limit_w": nvidia_facts.power_limit_w(nvidia) if nvidia else None,
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-        "profile": profile.id if profile else "none",
-        "gpu_processes": nvidia_facts.other_processes(nvidia) if nvidia else None,
     }
 
 

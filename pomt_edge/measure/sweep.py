@@ -217,8 +217,8 @@ class Sweep:
         done_in_all = sum(min(done[number], len(order)) for number, order in orders.items())
         if done_in_all == total:
             return
-        self._progress.stage(title, total, done_in_all)
         self._start_session()
+        self._progress.stage(title, total, done_in_all)
         first = next(number for number, order in orders.items() if done[number] < len(order))
         self._visit(first, self._anchor, frames=True)
         for number, order in orders.items():

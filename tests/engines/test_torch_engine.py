@@ -1,14 +1,22 @@
-"""The torch engine's sessions: on the CPU everywhere, on CUDA where there is one."""
+"""The torch engine's sessions: on the CPU everywhere, compiled too, on CUDA where there is one."""
 
 from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from reduce_models import images, small
+from torch import nn
 
-from pomt_edge.engines import Setting
+from pomt_edge.engines import BuildOptions, Built, Session, Setting
 from pomt_edge.engines import torch as engine
+from pomt_edge.errors import UserError
+from pomt_edge.export import LOGITS
 from pomt_edge.reduce.reduced_model import reduce_model
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -17,16 +25,69 @@ CUDA = Setting("cuda:0", "fp32", 2, 32)
 GRAPHS = Setting("cuda:0", "fp32", 2, 32, cuda_graphs=True)
 
 
+def session_of(model: nn.Module, setting: Setting) -> Session:
+    prepared = engine.prepare(model, setting)
+    return engine.load(engine.build(prepared, setting, BuildOptions(Path(), "model")), setting)
+
+
 def test_the_host_session_times_forwards_and_knows_its_memory() -> None:
-    model = engine.prepare(small(), CPU)
-    session = engine.load(model, CPU)
+    model = small()
+    session = session_of(model, CPU)
     assert session.timer == "host clock"
     samples = session.time_ms(5)
     assert len(samples) == 5 and min(samples) > 0
     memory = session.memory_mib()
     assert memory is not None and memory > 50
     with torch.inference_mode():
-        np.testing.assert_allclose(session.logits(images(2)), model(images(2)).numpy(), rtol=1e-5, atol=1e-6)
+        found = session.run(images(5))[LOGITS]
+        np.testing.assert_allclose(found, model(images(5)).numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_precision_is_that_of_the_weights(precision: str) -> None:
+    session = session_of(small(), replace(CPU, precision=precision))
+    assert session.precision() == precision
+    assert session.run(images(2))[LOGITS].dtype == np.float32
+
+
+def test_int8_and_a_provider_are_refused() -> None:
+    with pytest.raises(UserError, match="torch does not run int8 here; give --engine onnxruntime"):
+        engine.check_setting(replace(CPU, precision="int8"))
+    with pytest.raises(UserError, match="--provider cuda is ONNX Runtime's"):
+        engine.check_setting(replace(CPU, provider="cuda"))
+
+
+def graphs() -> int:
+    """How many have been compiled."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+def test_more_variants_than_dynamo_would_recompile_for_are_all_compiled() -> None:
+    """By itself it takes a handful for one forward's code, and then gives up."""
+    setting = replace(CPU, compile=True)
+    model = small(depth=2, embed_dim=16)
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(compile_threads=1), torch._dynamo.config.patch(cache_size_limit=1):
+        for removed in (1, 2):
+            variant = reduce_model(model, method="topk", schedule=[0, removed], copy=False)
+            before = graphs()
+            session = session_of(variant, setting)
+            assert graphs() == before + 1
+            with torch.inference_mode():
+                expected = variant(images(5)).numpy()
+            np.testing.assert_allclose(session.run(images(5))[LOGITS], expected, atol=1e-4)
+            assert min(session.time_ms(2)) > 0
+            assert graphs() == before + 1, "nothing is compiled again, for a last batch that is not full neither"
+
+
+def test_what_can_not_be_compiled_is_refused_and_not_run_in_eager() -> None:
+    class Asks(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(UserError, match=r"torch.compile can't compile this model here .*leave --compile out"):
+        session_of(Asks(1, 1), replace(CPU, compile=True))
 
 
 def test_the_cpu_has_no_graphs_and_says_so() -> None:
@@ -36,11 +97,11 @@ def test_the_cpu_has_no_graphs_and_says_so() -> None:
 @on_cuda
 @pytest.mark.parametrize(("setting", "timer"), [(CUDA, "CUDA events"), (GRAPHS, "CUDA graph replay")])
 def test_cuda_sessions_compute_what_the_cpu_does(setting: Setting, timer: str) -> None:
-    expected = engine.load(engine.prepare(small(), CPU), CPU).logits(images(2))
-    session = engine.load(engine.prepare(small(), setting), setting)
+    expected = session_of(small(), CPU).run(images(2))[LOGITS]
+    session = session_of(small(), setting)
     assert session.timer == timer
     assert min(session.time_ms(5)) > 0
-    np.testing.assert_allclose(session.logits(images(2)), expected, atol=1e-2)
+    np.testing.assert_allclose(session.run(images(2))[LOGITS], expected, atol=1e-2)
 
 
 @on_cuda
@@ -50,7 +111,7 @@ def test_many_graphs_share_a_pool_and_replay_in_any_order() -> None:
     schedules = [(0, removed, 0, 0) for removed in range(1, 40)]
     variants = [reduce_model(model, method="pomt", schedule=schedule, copy=False) for schedule in schedules]
     assert engine.objection_to_graphs(variants[-1], GRAPHS) is None, "a second probe, the first one's graph is gone"
-    sessions = [engine.load(variant, GRAPHS) for variant in variants]
+    sessions = [engine.load(Built(variant), GRAPHS) for variant in variants]
     for session in (sessions[-1], sessions[0], sessions[20]):
         assert min(session.time_ms(3)) > 0
     memories = [session.memory_mib() or 0 for session in sessions]

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from pomt_edge.engines import Setting
 from pomt_edge.machine.load import multiply, spinning_cpus
 from pomt_edge.targets.local import LocalTarget
 
@@ -84,8 +82,8 @@ def test_a_model_on_the_processors_is_not_the_only_load_there(device: str) -> No
             time.sleep(0.02)
             return [20.0] * count
 
-    engine: Any = SimpleNamespace(gpu_uuid=lambda device: None, load=lambda model, setting: Session())
-    target = LocalTarget(lambda tokens: nn.Identity(), engine, Setting(device, "fp32", 1, 224), 197)
+    sessions: Any = {197: Session()}
+    target = LocalTarget(sessions.__getitem__, device, 197)
     target.warm_up()
     assert seen == [0], "the model is loaded and has run before the load"
     target.load(0.1)

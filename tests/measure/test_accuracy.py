@@ -11,15 +11,16 @@ from pomt_edge import demo
 from pomt_edge.engines import Setting
 from pomt_edge.engines import torch as engine
 from pomt_edge.errors import UserError
+from pomt_edge.export import LOGITS
 from pomt_edge.measure import datasets
 from pomt_edge.measure.accuracy import Accuracy, compare, paired_difference, wilson
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Silent
 from pomt_edge.reduce.reduced_model import reduce_model
-from pomt_edge.targets.local import LocalTarget
+from pomt_edge.targets.sessions import Sessions
 
 
-def local_demo() -> LocalTarget:
+def demo_sessions() -> Sessions:
     setting = Setting("cpu", "fp32", 1, 28)
     model = engine.prepare(demo.build_model(), setting)
 
@@ -27,12 +28,12 @@ def local_demo() -> LocalTarget:
         schedule = [197 - tokens if block == 3 else 0 for block in range(8)]
         return reduce_model(model, method="pomt", schedule=schedule, copy=False)
 
-    return LocalTarget(variant, engine, setting, 197)
+    return Sessions(engine, variant, setting, 197)
 
 
 def accuracy(folder: Path, count: int, labelled: bool = True) -> Accuracy:
     images = datasets.read_demo(count, 0, labelled)
-    return Accuracy(images, demo.PREPROCESSING, local_demo().session, 197, Journal(folder, {}), Silent())
+    return Accuracy(images, demo.PREPROCESSING, demo_sessions(), 197, Journal(folder, {}), Silent())
 
 
 def test_the_demos_published_accuracy_is_found(tmp_path: Path) -> None:
@@ -69,8 +70,8 @@ def test_a_count_is_run_once_and_recalled_from_the_journal(tmp_path: Path) -> No
 
 def test_logits_that_are_no_numbers_are_an_error_and_not_perfect_agreement(tmp_path: Path) -> None:
     class Overflown:
-        def logits(self, images: torch.Tensor) -> np.ndarray[Any, Any]:
-            return np.full((len(images), 10), np.nan, dtype=np.float32)
+        def run(self, images: torch.Tensor) -> dict[str, np.ndarray[Any, Any]]:
+            return {LOGITS: np.full((len(images), 10), np.nan, dtype=np.float32)}
 
     images = datasets.read_demo(8, 0, False)
     broken = Accuracy(images, demo.PREPROCESSING, lambda tokens: Overflown(), 197, Journal(tmp_path, {}), Silent())
