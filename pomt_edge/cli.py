@@ -1,4 +1,4 @@
-"""The two console scripts: `offline_compute`, the main job, and `pomt-edge` with all commands.
+"""The console scripts: `offline_compute`, the main job, `deploy`, what follows it, and `pomt-edge` with all commands.
 
 Only this and the commands print and exit. torch and timm are imported once work begins.
 """
@@ -14,7 +14,9 @@ import typer
 from pomt_edge.commands.clocks import clocks
 from pomt_edge.commands.common import guarded, show_version
 from pomt_edge.commands.compare import compare
+from pomt_edge.commands.deploy import deploy
 from pomt_edge.commands.doctor import doctor
+from pomt_edge.commands.import_bundle import import_bundle
 from pomt_edge.commands.offline_compute import offline_compute
 from pomt_edge.commands.show import show
 
@@ -28,11 +30,16 @@ OPTIONS: dict[str, Any] = {
 main_job = typer.Typer(**OPTIONS)
 main_job.command()(offline_compute)
 
+deploying = typer.Typer(**OPTIONS)
+deploying.command()(deploy)
+
 app = typer.Typer(**OPTIONS)
 app.command()(offline_compute)
 app.add_typer(clocks, name="clocks")
 app.command()(compare)
+app.command()(deploy)
 app.command()(doctor)
+app.command("import")(import_bundle)
 app.command()(show)
 
 
@@ -50,6 +57,11 @@ def main() -> None:
     sys.exit(run())
 
 
+def main_of_deploy() -> None:
+    """The console script `deploy`."""
+    sys.exit(run_deploy())
+
+
 def main_of_all() -> None:
     """The console script `pomt-edge`."""
     sys.exit(run_any())
@@ -58,6 +70,11 @@ def main_of_all() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """`offline_compute` with these arguments, or the command line's; returns the exit code."""
     return _run(main_job, arguments, "offline_compute")
+
+
+def run_deploy(arguments: Sequence[str] | None = None) -> int:
+    """`deploy` with these arguments, or the command line's; returns the exit code."""
+    return _run(deploying, arguments, "deploy")
 
 
 def run_any(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,8 @@ from pomt_edge.errors import UserError
 NEGATIVE = 1
 """The command did its work and the answer is no: limits out of reach, a regression, something missing."""
 USAGE_ERROR = 2
+NO_ENGINE = 3
+"""What was asked for can't run here; what can be prepared for it is."""
 UNEXPECTED = 70
 """EX_SOFTWARE of sysexits.h: never to be taken for an answer."""
 INTERRUPTED = 130

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from pomt_edge.records import Contest, Record, Result, write_text
+from pomt_edge.records import Contest, LatencyCurve, Record, Result, write_text
 from pomt_edge.report import methods, page
 
 CURVE = ("tokens", "median_ms", "low_ms", "high_ms", "samples", "stop_reason")
@@ -16,7 +16,7 @@ ACCURACY = ("tokens", "percent", "low", "high", "images")
 
 def write(result: Result, folder: Path) -> None:
     """Write curve.csv, accuracy.csv, environment.json, result.json, report.html and, last, plan.json."""
-    write_text(folder / "curve.csv", _csv(CURVE, result.curve.points))
+    write_text(folder / "curve.csv", curve_csv(result.curve))
     write_text(folder / "accuracy.csv", _csv(ACCURACY, result.accuracy.points if result.accuracy else ()))
     result.environment.save(folder / "environment.json")
     result.save(folder / "result.json")
@@ -29,6 +29,11 @@ def write_contest(contest: Contest, folder: Path) -> None:
     contest.save(folder / "methods.json")
     write_text(folder / "methods.html", methods.render(contest))
     contest.plan.save(folder / "plan.json")
+
+
+def curve_csv(curve: LatencyCurve) -> str:
+    """The text of curve.csv."""
+    return _csv(CURVE, curve.points)
 
 
 def _csv(columns: Sequence[str], records: Sequence[Record]) -> str:

@@ -1,0 +1,276 @@
+"""The steps of a deployment, one after the other; each adds to what was found, and a failed proof ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pomt_edge import __version__
+from pomt_edge.deploy import benchmark, building, bundle, graphs, proof, serve
+from pomt_edge.deploy.graphs import Graph
+from pomt_edge.deploy.proof import Yardstick
+from pomt_edge.deploy_request import DeployRequest
+from pomt_edge.deploy_subject import Subject
+from pomt_edge.engines import BuildOptions, Engine, Session, Setting
+from pomt_edge.export import files as onnx_files
+from pomt_edge.export.target import Target
+from pomt_edge.job import graphs_wanted, with_graphs
+from pomt_edge.machine.system import System
+from pomt_edge.measure.journal import Journal
+from pomt_edge.measure.progress import Progress
+from pomt_edge.measure.timing import StopRule
+from pomt_edge.records import Benchmark, Build, Environment, File, Parity, ServeCheck
+from pomt_edge.starting import start
+from pomt_edge.targets.local import ClockWishes, LocalTarget
+
+BASELINE, REDUCED = "baseline", "reduced"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that is settled before the export."""
+
+    request: DeployRequest
+    subject: Subject
+    setting: Setting
+    engine_name: str
+    engine: Engine | None
+    """None: the graphs are the result."""
+    missing: str | None
+    """Why the engine can't be used here, or None."""
+    target: Target
+    folder: Path
+
+    @property
+    def exports(self) -> bool:
+        """Whether there are graphs: the engine takes them, or a board is to."""
+        return self.engine is None or self.engine.TAKES == "onnx" or self.request.bundle is not None
+
+    @property
+    def graph_precision(self) -> str:
+        """What the graphs are written in; an older TensorRT gets float32 and a flag."""
+        return self.setting.precision if self.target.typed else "fp32"
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What has to be the same for measurements to belong together."""
+        request, subject = self.request, self.subject
+        return {
+            "model": subject.created.name,
+            "weights": subject.created.weights,
+            "num_classes": subject.plan.num_classes,
+            "schedule": list(subject.plan.schedule),
+            "method": subject.plan.method,
+            "engine": self.engine_name,
+            "engine_version": self.engine.version() if self.engine and not self.missing else None,
+            "target": self.target.name,
+            **dataclasses.asdict(self.setting),
+            "threads": torch.get_num_threads(),
+            "dynamic_batch": request.dynamic_batch,
+            "interval_percent": request.interval_percent,
+            "point_seconds": request.point_seconds,
+            "pomt_edge": __version__,
+        }
+
+
+@dataclass
+class Found:
+    """What the deployment has found out so far."""
+
+    files: tuple[File, ...] = ()
+    opset: int = 0
+    parities: tuple[Parity, ...] = ()
+    builds: tuple[Build, ...] = ()
+    benchmark: Benchmark | None = None
+    serve: ServeCheck | None = None
+    environment: Environment | None = None
+
+    @property
+    def proven(self) -> bool:
+        return all(parity.passed for parity in self.parities)
+
+
+class Steps:
+    """Export, prove, bundle, build, prove again, measure."""
+
+    def __init__(self, work: Work, journal: Journal, scratch: Path, progress: Progress) -> None:
+        self.work = work
+        self.found = Found()
+        self.missing = work.missing
+        self._setting = work.setting
+        self._journal = journal
+        self._scratch = scratch
+        self._progress = progress
+        self._graphs: dict[str, Graph] = {}
+        self._further: dict[str, Path] = {}
+        subject = work.subject
+        models = {BASELINE: subject.baseline, REDUCED: subject.reduced}
+        self._models: dict[str, nn.Module] = {name: model for name, model in models.items() if model is not None}
+
+    def run(self) -> None:
+        """All steps; stops where a proof fails or the engine is not here."""
+        self._progress.busy("computing what torch makes of the images")
+        subject = self.work.subject
+        self._yardsticks = {
+            name: Yardstick.of(name, model, subject.batches, subject.real_images)
+            for name, model in self._models.items()
+        }
+        if self.work.exports:
+            self._export()
+            self._prove_graphs()
+            self._export_further()
+        if not self.found.proven:
+            return
+        engine = self.work.engine
+        sessions = self._build(engine) if engine and not self.missing else {}
+        if sessions and engine:
+            self._prove_engine(engine, sessions)
+        if not self.found.proven:
+            return
+        if self.work.request.bundle is not None or (self.missing and self._graphs):
+            self._write_bundle()
+        if sessions and engine:
+            self._measure(engine, sessions)
+
+    def _wanted(self) -> graphs.Wanted:
+        work = self.work
+        return graphs.Wanted(
+            work.setting.batch_size,
+            work.setting.image_px,
+            work.graph_precision,
+            work.target,
+            work.request.dynamic_batch,
+            work.subject.facts(work.setting.precision),
+            work.subject.calibration,
+        )
+
+    def _export(self) -> None:
+        self._progress.stage("exporting to ONNX", len(self._models))
+        for name, model in self._models.items():
+            graph = graphs.export(name, model, self._wanted(), self.work.folder, self._scratch)
+            self._graphs[name] = graph
+            self.found.opset = graph.opset
+            for path in sorted(graph.file.parent.glob(f"{graph.file.name}*")):
+                self.found.files += (File(path.name, onnx_files.sha256(path), path.stat().st_size),)
+            self._progress.advance(name)
+
+    def _prove_graphs(self) -> None:
+        """By ONNX Runtime, unless it is the engine itself, which is proven then."""
+        if self.work.engine_name == "onnxruntime" and not self.missing:
+            return
+        self._progress.stage("proving the graphs", len(self._graphs))
+        for name, graph in self._graphs.items():
+            parity = proof.of_graph(self._yardsticks[name], graph, self.work.graph_precision)
+            if parity is None:
+                self._progress.note(f"{name}.onnx was not run by itself: ONNX Runtime is not here or can't run it")
+            else:
+                self.found.parities += (parity,)
+            self._progress.advance(name)
+
+    def _export_further(self) -> None:
+        """The bundle's further counts; now, because a module engine may turn the model into half precision."""
+        plan = self.work.subject.plan
+        for tokens in self.work.request.further_counts():
+            if tokens not in (plan.tokens_in, plan.tokens_out):
+                self._progress.busy(f"exporting {tokens} tokens")
+                name, model = f"tokens_{tokens}", self.work.subject.with_tokens(tokens)
+                self._further[name] = graphs.export(name, model, self._wanted(), self._scratch, self._scratch).file
+
+    def _build(self, engine: Engine) -> dict[str, Session]:
+        """The engine's sessions; none where it turns out to be able to build here and not to run."""
+        sources: dict[str, nn.Module | Path] = {name: graph.file for name, graph in self._graphs.items()}
+        # In place: the reduced model shares the weights.
+        prepared = {name: engine.prepare(model, self._setting) for name, model in self._models.items()}
+        wanted = graphs_wanted(self.work.request.cuda_graphs, self.work.engine_name)
+        models = list(prepared.values())
+        self._setting = with_graphs(wanted, engine, self._setting, models, self._progress)
+        if engine.TAKES == "module":
+            sources = dict(prepared)
+        self._progress.stage(f"building for {self.work.engine_name}", len(sources))
+        sessions = {}
+        for name, source in sources.items():
+            try:
+                made = building.make(name, engine, source, self._setting, self._options(name), self.work.request.builds)
+            except building.BuiltOnly as here:
+                self.missing = str(here)
+                self.found.builds += here.builds
+            else:
+                sessions[name] = made.session
+                self.found.builds += made.builds
+            self._progress.advance(name)
+        return {} if self.missing else sessions
+
+    def _options(self, name: str, folder: Path | None = None) -> BuildOptions:
+        workspace = self.work.request.workspace_mib
+        return BuildOptions(folder or self.work.folder, name, workspace, self._progress.busy)
+
+    def _prove_engine(self, engine: Engine, sessions: dict[str, Session]) -> None:
+        def load(file: Path, name: str) -> Session:
+            return engine.load(engine.build(file, self._setting, self._options(name, self._scratch)), self._setting)
+
+        self._progress.stage(f"proving {self.work.engine_name}", len(sessions))
+        for name, session in sessions.items():
+            graph = self._graphs.get(name) if engine.TAKES == "onnx" else None
+            own = (self._yardsticks[name], self.work.engine_name, self._setting.precision, session, graph, load)
+            self.found.parities += (proof.of_engine(*own),)
+            self._progress.advance(name)
+
+    def _write_bundle(self) -> None:
+        work, plan = self.work, self.work.subject.plan
+        folder = work.request.bundle or work.folder / "bundle"
+        files = {name: graph.file for name, graph in self._graphs.items()} | self._further
+        precision = work.setting.precision
+        facts = work.subject.facts(precision) | {
+            "batch_size": work.setting.batch_size,
+            "dynamic_batch": work.request.dynamic_batch,
+            "workspace_mib": work.request.workspace_mib,
+            "float32_layers": [] if work.target.typed else graphs.float32_layers(files.values(), precision),
+        }
+        bundle.write(folder, plan=plan, graphs=files, target=work.target, precision=precision, facts=facts)
+        self._progress.note(f"bundle for a board: {folder}")
+
+    def _measure(self, engine: Engine, sessions: dict[str, Session]) -> None:
+        plan, request, setting = self.work.subject.plan, self.work.request, self._setting
+        counts = tuple(dict.fromkeys((plan.tokens_in, plan.tokens_out)))
+        by_count = dict(zip(counts, sessions.values(), strict=True))
+        target = LocalTarget(
+            by_count.__getitem__,
+            setting.device,
+            counts[0],
+            ClockWishes(request.power_mode, request.gpu_clock_mhz),
+            System(request.sysroot),
+            engine.gpu_uuid(setting.device),
+        )
+        rule = StopRule(request.interval_percent, request.point_seconds)
+        inputs = {"weights": self.work.subject.created.weights, "method": plan.method}
+        with contextlib.ExitStack() as locks:
+            progress, journal, name = self._progress, self._journal, self.work.engine_name
+            self.found.benchmark = benchmark.measure(
+                target,
+                counts,
+                rule,
+                setting.batch_size,
+                journal,
+                progress,
+                lambda: start(request, target, setting, name, inputs, journal, progress, locks),
+            )
+            self._serve(sessions)
+        kept = [entry["environment"] for entry in self._journal.entries if "environment" in entry]
+        self.found.environment = Environment.from_dict(kept[-1])
+
+    def _serve(self, sessions: dict[str, Session]) -> None:
+        request = self.work.request
+        if request.serve_check is None or REDUCED not in sessions:
+            return
+        self._progress.busy("serving images")
+        preprocessing = self.work.subject.preprocessing
+        most = request.images
+        self.found.serve = serve.serve_check(
+            request.serve_check, sessions, preprocessing, self._setting.batch_size, most
+        )

@@ -1,0 +1,181 @@
+"""`deploy`, end to end: plan, reduced model, graphs, proof, engine, benchmark, promise, bundle."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from pomt_edge import catalogue
+from pomt_edge.deploy.promise import promise
+from pomt_edge.deploy_request import DEPLOYMENT, ONNX, DeployRequest, find_plan, with_plan
+from pomt_edge.deploy_steps import Steps, Work
+from pomt_edge.deploy_subject import subject_of
+from pomt_edge.engines import ENGINES, Engine, Setting
+from pomt_edge.errors import Interrupted, Unavailable
+from pomt_edge.export import target as targets
+from pomt_edge.export.target import Target
+from pomt_edge.job import check_writable
+from pomt_edge.measure.journal import Journal
+from pomt_edge.measure.progress import Progress
+from pomt_edge.records import Benchmark, Deployment, Parity, Plan
+
+DEPLOYED, EXPORTED, NOT_RUN, DIVERGES = "deployed", "exported", "not run", "diverges"
+DEFAULT_BOARD = "jetpack6"
+BUILDS_APART = 1.02
+"""Ratio of the slowest to the fastest build from which on a user should know."""
+
+
+def run(request: DeployRequest, progress: Progress) -> tuple[Deployment, Path]:
+    """Deploy what the request asks, and give the result and the folder that holds it.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    request.check()
+    named = find_plan(request)
+    if named:
+        progress.note(f"plan: {named[1]}")
+        request = with_plan(request, named[0])
+    work = _settle(request, named[0] if named else None, progress)
+    with Journal(work.folder, work.configuration) as journal, tempfile.TemporaryDirectory() as scratch:
+        progress.note(f"results: {work.folder}")
+        steps = Steps(work, journal, Path(scratch), progress)
+        try:
+            steps.run()
+        except KeyboardInterrupt as error:
+            kept = f"interrupted; what was measured is kept: give the same options and --out {work.folder} to go on"
+            raise Interrupted(kept) from error
+    result = _summary(steps)
+    result.plan.save(work.folder / "plan.json")
+    result.save(work.folder / DEPLOYMENT)
+    return result, work.folder
+
+
+def _settle(request: DeployRequest, plan: Plan | None, progress: Progress) -> Work:
+    """From the cheapest check to the dearest; nothing is written yet."""
+    name = request.engine or "torch"
+    engine = None if name == ONNX else cast(Engine, catalogue.load(ENGINES, name, "engine"))
+    check_writable(request.out)
+    device, missing = _device(request, engine)
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    subject = subject_of(request, plan, device, progress)
+    setting = Setting(
+        device,
+        request.precision or "fp32",
+        request.batch_size or subject.plan.batch_size,
+        subject.preprocessing.image_px,
+        compile=request.compile,
+        provider=request.provider,
+    )
+    if engine and not missing:
+        engine.check_setting(setting)
+    target = _target(request, engine, missing)
+    stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = request.out or Path("runs") / f"deploy-{subject.created.name}-bs{setting.batch_size}-{name}-{stamp}"
+    return Work(request, subject, setting, name, engine, missing, target, folder)
+
+
+def _target(request: DeployRequest, engine: Engine | None, missing: str | None) -> Target:
+    if request.target or engine is None:
+        return targets.named(request.target or "generic")
+    # Without the engine nobody knows which version the bundle will meet.
+    return targets.named(DEFAULT_BOARD) if missing else engine.target()
+
+
+def _device(request: DeployRequest, engine: Engine | None) -> tuple[str, str | None]:
+    """The device to use, and why the engine can't be used on it."""
+    if engine is None:
+        return "cpu", None
+    device = engine.default_device() if request.device == "auto" else request.device
+    try:
+        engine.check_device(device)
+    except Unavailable as reason:
+        return device, str(reason)
+    return "cuda:0" if device == "cuda" else device, None
+
+
+def _summary(steps: Steps) -> Deployment:
+    work, found = steps.work, steps.found
+    plan = work.subject.plan
+    verdict, because = _verdict(steps)
+    word = "none"
+    if found.benchmark is not None and not plan.predicted_ms:
+        because = f"{_measured(found.benchmark)}; the tokens to remove were given by hand, so nothing was promised"
+    elif found.benchmark is not None:
+        word, because = promise(plan, found.benchmark, _measured_with(work))
+    return Deployment(
+        plan=plan,
+        engine=work.engine_name,
+        engine_version=work.engine.version() if work.engine else None,
+        target=work.target.name,
+        opset=found.opset,
+        precision=work.setting.precision,
+        weights=work.subject.created.weights,
+        files=found.files,
+        parities=found.parities,
+        builds=found.builds,
+        benchmark=found.benchmark,
+        serve=found.serve,
+        promise=word,
+        verdict=verdict,
+        because=because,
+        environment=found.environment,
+        notes=tuple(_notes(steps)),
+    )
+
+
+def _measured(found: Benchmark) -> str:
+    return f"measured {found.speedup:.2f}x ({found.speedup_low:.2f} to {found.speedup_high:.2f})"
+
+
+def _measured_with(work: Work) -> dict[str, object]:
+    setting = work.setting
+    facts = {"precision": setting.precision, "batch_size": setting.batch_size, "device": setting.device}
+    return {"engine": work.engine_name, **facts}
+
+
+def _verdict(steps: Steps) -> tuple[str, str]:
+    work, found = steps.work, steps.found
+    failed = [parity for parity in found.parities if not parity.passed]
+    if failed:
+        return DIVERGES, "; ".join(map(_failure, failed))
+    if work.engine is None:
+        return EXPORTED, "the graphs are written and proven; no engine was asked for"
+    if steps.missing:
+        return NOT_RUN, steps.missing
+    return DEPLOYED, ""
+
+
+def _failure(parity: Parity) -> str:
+    where = f"; first at {parity.diverges_at}" if parity.diverges_at else ""
+    return f"{parity.variant} model in {parity.engine} {parity.precision}: {parity.because}{where}"
+
+
+def _notes(steps: Steps) -> list[str]:
+    work, found = steps.work, steps.found
+    notes = []
+    if work.subject.created.weights == "random":
+        notes.append("Random weights: what is built here has the right latency and computes nothing of use.")
+    if not work.subject.real_images:
+        notes.append("The proof ran on seeded noise; give --data DIR to prove it on real images.")
+    if steps.missing and not work.request.target:
+        notes.append(f"The graphs are for {work.target.title} and newer; for another board give --target.")
+    if work.subject.plan.verdict == "unreachable":
+        notes.append("No token count met the plan's limits: the unreduced model is deployed.")
+    elif not work.subject.plan.removed:
+        notes.append("The plan says not to prune: the unreduced model is deployed.")
+    for variant in dict.fromkeys(build.variant for build in found.builds):
+        own = [build.median_ms for build in found.builds if build.variant == variant and build.median_ms]
+        if own and max(own) > BUILDS_APART * min(own):
+            apart = 100 * (max(own) / min(own) - 1)
+            notes.append(f"{len(own)} builds of the {variant} model differ by {apart:.1f} %: {_listed(own)} ms.")
+    return notes
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
