@@ -15,6 +15,7 @@ from pomt_edge.commands.clocks import clocks
 from pomt_edge.commands.common import guarded, show_version
 from pomt_edge.commands.compare import compare
 from pomt_edge.commands.deploy import deploy
+from pomt_edge.commands.devices import devices
 from pomt_edge.commands.doctor import doctor
 from pomt_edge.commands.import_bundle import import_bundle
 from pomt_edge.commands.offline_compute import offline_compute
@@ -36,6 +37,7 @@ deploying.command()(deploy)
 app = typer.Typer(**OPTIONS)
 app.command()(offline_compute)
 app.add_typer(clocks, name="clocks")
+app.add_typer(devices, name="devices")
 app.command()(compare)
 app.command()(deploy)
 app.command()(doctor)

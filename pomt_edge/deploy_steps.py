@@ -258,7 +258,7 @@ class Steps:
                 setting.batch_size,
                 journal,
                 progress,
-                lambda: start(request, target, setting, name, inputs, journal, progress, locks),
+                lambda: start(request, target, counts, setting, name, inputs, journal, progress, locks),
             )
             self._serve(sessions)
         kept = [entry["environment"] for entry in self._journal.entries if "environment" in entry]

@@ -1,5 +1,9 @@
 """What a user is meant to read when a command stops early."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """What was given, what was expected and what to type next, in one line; the command exits with 2."""
@@ -11,6 +15,15 @@ class Unfit(UserError):  # noqa: N818 - it says what it is
 
 class Unavailable(UserError):  # noqa: N818 - it says what it is
     """An engine that is not here, or no GPU that it runs on; deploy then writes the bundle and exits with 3."""
+
+
+class PointFailed(UserError):  # noqa: N818 - it says what it is
+    """One point that can't be measured, such as an engine whose build runs out of memory; the others may be."""
+
+    def __init__(self, message: str, log: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.log = tuple(log)
+        """The end of what the tool that failed had printed."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +22,22 @@ from pomt_edge.engines import ENGINES, Engine, Setting
 from pomt_edge.errors import Unfit, UserError
 from pomt_edge.export.pipeline import CALIBRATION_IMAGES
 from pomt_edge.machine.system import System
-from pomt_edge.measure import datasets, environment
+from pomt_edge.measure import datasets
 from pomt_edge.measure.datasets import Images
 from pomt_edge.measure.journal import NAME as JOURNAL
 from pomt_edge.measure.progress import Progress
 from pomt_edge.models import create
 from pomt_edge.models.create import Created, Wanted
 from pomt_edge.models.family import family_of
+from pomt_edge.places import Wanted as Elsewhere
+from pomt_edge.places import open_place
 from pomt_edge.records import Preprocessing
 from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.input_probe import probe_at_input
 from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.request import DEFAULT_IMAGES, Request
+from pomt_edge.targets import Place
 from pomt_edge.targets.local import ClockWishes, LocalTarget
 from pomt_edge.targets.sessions import Calibration, Sessions, Variant
 
@@ -47,7 +51,7 @@ class Job:
     preprocessing: Preprocessing
     setting: Setting
     sessions: Sessions
-    target: LocalTarget
+    target: Place
     variant: Variant
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
@@ -74,9 +78,11 @@ class Job:
             "weights": self.created.weights,
             "num_classes": classes_of(self.created.model),
             "device": setting.device,
-            "device_name": environment.device_name(setting.device, self.target.system),
+            "device_name": self.target.device_name,
             "threads": torch.get_num_threads(),
             "timer": self.target.timer,
+            "origin": self.target.origin,
+            "noise": request.noise,
             "engine_version": self.sessions.engine.version(),
             "torch": torch.__version__,
             "timm": timm.__version__,
@@ -108,8 +114,9 @@ def prepare(request: Request, progress: Progress) -> Job:
     Raises:
         UserError: anything the user can mend; nothing has been written then.
     """
-    engine = cast(Engine, catalogue.load(ENGINES, request.engine, "engine"))
-    setting = _setting(request, engine)
+    # What is measured elsewhere is built here by torch, for its accuracy.
+    engine = cast(Engine, catalogue.load(ENGINES, "torch" if request.is_elsewhere else request.engine, "engine"))
+    setting = _here(request) if request.is_elsewhere else _setting(request, engine)
     check_writable(request.out)
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -131,17 +138,34 @@ def prepare(request: Request, progress: Progress) -> Job:
     model = engine.prepare(created.model, setting)
     variant = _variant(request, model, blocks)
     models = [variant(tokens[0]), variant(tokens[-1])]
-    setting = with_graphs(graphs_wanted(request.cuda_graphs, request.engine), engine, setting, models, progress)
-    clocks, system = ClockWishes(request.power_mode, request.gpu_clock_mhz), System(request.sysroot)
+    if not request.is_elsewhere:
+        setting = with_graphs(graphs_wanted(request.cuda_graphs, request.engine), engine, setting, models, progress)
+    system = System(request.sysroot)
     calibration = _calibration(images, preprocessing, request.batch_size) if images and request.calibrated else None
     sessions = Sessions(engine, variant, setting, tokens[0], calibration, system)
-    target = LocalTarget(sessions, setting.device, tokens[0], clocks, system, engine.gpu_uuid(setting.device))
-    if request.lock:
-        target.controls()  # a power mode that this board does not have is said now
+    target: Place
+    if request.is_elsewhere:
+        target = open_place(Elsewhere(request, created.name, model, by, blocks, variant, tokens), progress)
+        setting = dataclasses.replace(setting, device=request.device, precision=request.precision)
+    else:
+        target = _local(request, sessions, setting, tokens[0], system)
     folder = request.out or Path("runs") / _folder_name(created.name, setting)
     return Job(
         request, created, preprocessing, setting, sessions, target, variant, tokens, blocks, depth, images, folder
     )
+
+
+def _here(request: Request) -> Setting:
+    """What accuracy is measured with, where latency is another device's."""
+    return Setting("cpu", "fp32", request.batch_size, request.image_px or 0)
+
+
+def _local(request: Request, sessions: Sessions, setting: Setting, anchor: int, system: System) -> LocalTarget:
+    clocks, uuid = ClockWishes(request.power_mode, request.gpu_clock_mhz), sessions.engine.gpu_uuid(setting.device)
+    target = LocalTarget(sessions, setting.device, anchor, clocks, system, uuid)
+    if request.lock:
+        target.controls()  # a power mode that this board does not have is said now
+    return target
 
 
 def graphs_wanted(wanted: bool | None, engine: str) -> bool | None:
@@ -286,4 +310,6 @@ def _variant(request: Request, model: nn.Module, blocks: Sequence[int]) -> Varia
 
 def _folder_name(model: str, setting: Setting) -> str:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return f"{model}-bs{setting.batch_size}-{setting.device.replace(':', '')}-{now}"
+    local = setting.device.startswith(("cpu", "cuda"))
+    device = setting.device.replace(":", "") if local else re.sub(r"[^A-Za-z0-9_.]+", "-", setting.device)
+    return f"{model}-bs{setting.batch_size}-{device}-{now}"

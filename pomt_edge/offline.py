@@ -13,9 +13,7 @@ from pomt_edge.choose import plan as planning
 from pomt_edge.decision import decide
 from pomt_edge.errors import Interrupted
 from pomt_edge.job import Job, classes_of, prepare
-from pomt_edge.measure import environment
 from pomt_edge.measure.accuracy import Accuracy
-from pomt_edge.measure.clocks import locked_clocks
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
@@ -24,8 +22,8 @@ from pomt_edge.records import Cost, Environment, Plan, Result
 from pomt_edge.reduce import schedule
 from pomt_edge.reduce.cost import cost_of
 from pomt_edge.report import files
-from pomt_edge.report.unrest import clock_sentence
 from pomt_edge.request import Request
+from pomt_edge.starting import start
 
 
 def run(request: Request, progress: Progress) -> tuple[Result, Path]:
@@ -48,18 +46,8 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
 
 
 def _begin(job: Job, journal: Journal, progress: Progress, locks: contextlib.ExitStack) -> dict[str, Any]:
-    """Make the models ready, lock the clocks until `locks` closes and keep the environment; gives what has to stay
-    the same in a run."""
-    job.sessions.prepare(job.tokens, progress)
-    progress.busy("locking the clocks")
-    request = job.request
-    wishes: dict[str, Any] = {"lock": request.lock, "required": request.require_locked}
-    clocks = locks.enter_context(locked_clocks(job.target, **wishes, tell=progress.note))
-    facts = {"timer": job.target.timer, "clocks": dataclasses.asdict(clocks)} | job.inputs
-    here = environment.describe(job.setting, request.engine, job.target.system)
-    journal.add({"environment": dataclasses.replace(here, details=here.details | facts).to_dict()})
-    progress.note(clock_sentence(facts["clocks"]))
-    return {"clocks": clocks.state, "clocks wanted": clocks.wanted, "power mode": clocks.seen.get("power_mode")}
+    what = (job.request, job.target, job.tokens, job.setting, job.request.engine, job.inputs)
+    return start(*what, journal, progress, locks)
 
 
 def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: Begin) -> Result:
@@ -83,6 +71,7 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         engine=request.engine,
         device=job.setting.device,
         num_classes=classes_of(job.created.model),
+        origin=job.target.origin,
     )
     measured = accuracy.curve() if accuracy else None
     plan = planning.make_plan(
@@ -94,7 +83,7 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         accuracy.at if accuracy else None,
     )
     result = Result(plan, curve, fitted, measured, _environment(journal), _costs(job, plan))
-    return dataclasses.replace(result, notes=tuple(_notes(job, result)))
+    return dataclasses.replace(result, notes=tuple(_notes(job, result, sweep.failed)))
 
 
 def _costs(job: Job, plan: Plan) -> tuple[Cost, ...]:
@@ -122,8 +111,8 @@ def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None
     return Accuracy(job.images, job.preprocessing, job.sessions, job.tokens[0], journal, progress)
 
 
-def _notes(job: Job, result: Result) -> list[str]:
-    notes = []
+def _notes(job: Job, result: Result, failed: dict[int, str]) -> list[str]:
+    notes = [f"{tokens} tokens could not be measured: {because}." for tokens, because in failed.items()]
     clocks = result.environment.details.get("clocks") or {}
     if job.request.budget_ms is not None and clocks.get("state") != "locked":
         notes.append("The clocks were not locked: whether the budget is met holds for the machine as it was.")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from pomt_edge import catalogue, demo
+from pomt_edge import catalogue, demo, profiles
 from pomt_edge.choose.plan import Limits
 from pomt_edge.engines import ENGINES, PRECISIONS
 from pomt_edge.errors import UserError
@@ -18,10 +18,17 @@ DEFAULT_IMAGES = 1024
 COARSE_STRIDE = 16
 ALL = "all"
 """Every method, compared."""
+ELSEWHERE = ("sim", "recorded", "ssh")
+"""How the names of devices begin that are not this machine."""
 PROBES = ("block", "input")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 ACCURACY_GRIDS = ("efficient", "full")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
+def default_engine(device: str) -> str:
+    """What runs the model where the user names nothing: on boards TensorRT, for they have no PyTorch of today."""
+    return "trt" if device.startswith(("sim:jetson", "ssh://")) else "torch"
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Request:
     crop_pct: float | None = None
     interpolation: str | None = None
     device: str = "auto"
+    noise: str | None = None
+    """Of a simulated device, as typed."""
     engine: str = "torch"
     precision: str = "fp32"
     compile: bool = False
@@ -74,6 +83,11 @@ class Request:
     sysroot: Path = Path("/")
     """Where the machine's own files are mounted."""
     out: Path | None = None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the latencies are another device's than this machine's."""
+        return self.device.partition(":")[0] in ELSEWHERE
 
     @property
     def has_data(self) -> bool:
@@ -174,9 +188,23 @@ class Request:
         _one_of("--probe", self.probe, PROBES)
         _one_of("--accuracy-grid", self.accuracy_grid, ACCURACY_GRIDS)
         _one_of("--interpolation", self.interpolation, INTERPOLATIONS)
-        kind, _, index = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
-            raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
+        self._check_device()
+
+    def _check_device(self) -> None:
+        kind, _, rest = self.device.partition(":")
+        if kind == "sim":
+            catalogue.check(rest, profiles.names(), "device profile")
+        elif kind == "recorded" or (kind == "ssh" and rest.startswith("//")):
+            pass  # what there is shows when it is opened
+        elif kind not in ("auto", "cpu", "cuda") or (rest and not (kind == "cuda" and rest.isdecimal())):
+            raise UserError(
+                f"--device {self.device}: expected cpu, cuda, cuda:N, sim:PROFILE, recorded:NAME or ssh://USER@HOST "
+                "(pomt-edge devices lists the profiles)"
+            )
+        if self.noise is not None and kind != "sim":
+            raise UserError("--noise is a simulated device's; give --device sim:PROFILE, or leave it out")
+        if self.is_elsewhere and self.compile:
+            raise UserError(f"--compile is for this machine, not for --device {self.device}; leave it out")
 
     def _check_data(self) -> None:
         if self.data is not None and not self.data.is_dir():

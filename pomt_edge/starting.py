@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pomt_edge.engines import Setting
-from pomt_edge.measure import environment
-from pomt_edge.measure.clocks import locked_clocks
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
+from pomt_edge.measure.sweep import FAILED
 from pomt_edge.report.unrest import clock_sentence
-from pomt_edge.targets.local import LocalTarget
+from pomt_edge.targets import Place
 
 
 class Locking(Protocol):
@@ -28,7 +27,8 @@ class Locking(Protocol):
 
 def start(
     locking: Locking,
-    target: LocalTarget,
+    target: Place,
+    counts: Sequence[int],
     setting: Setting,
     engine: str,
     inputs: Mapping[str, Any],
@@ -36,12 +36,16 @@ def start(
     progress: Progress,
     locks: contextlib.ExitStack,
 ) -> dict[str, Any]:
-    """Lock the clocks until `locks` closes and keep the environment; gives what has to stay the same in a run."""
+    """Make the models ready, lock the clocks until `locks` closes and keep the environment.
+
+    Returns: what has to stay the same in a run, and the counts that can't be measured.
+    """
+    failed = target.prepare(counts, progress)
     progress.busy("locking the clocks")
-    wishes: dict[str, Any] = {"lock": locking.lock, "required": locking.require_locked}
-    clocks = locks.enter_context(locked_clocks(target, **wishes, tell=progress.note))
+    clocks = locks.enter_context(target.held(locking.lock, locking.require_locked, progress.note))
     facts = {"timer": target.timer, "clocks": dataclasses.asdict(clocks), **inputs}
-    here = environment.describe(setting, engine, target.system)
+    here = target.environment(setting, engine)
     journal.add({"environment": dataclasses.replace(here, details=here.details | facts).to_dict()})
     progress.note(clock_sentence(facts["clocks"]))
-    return {"clocks": clocks.state, "clocks wanted": clocks.wanted, "power mode": clocks.seen.get("power_mode")}
+    state = {"clocks": clocks.state, "clocks wanted": clocks.wanted, "power mode": clocks.seen.get("power_mode")}
+    return {**state, FAILED: failed}

@@ -19,7 +19,8 @@ PACKAGE = ROOT / "pomt_edge"
 
 LAYERS = [
     {"errors", "records", "catalogue", "checks", ""},
-    {"profiles", "choose", "demo", "machine"},
+    {"profiles", "choose", "demo", "machine", "agent"},
+    {"simulator"},
     {"models"},
     {"reduce"},
     {"export"},
@@ -27,7 +28,8 @@ LAYERS = [
     {"deploy"},
     {"report"},
     {"request", "console", "decision"},
-    {"job", "starting"},
+    {"places", "starting"},
+    {"job"},
     {"offline"},
     {"deploy_request"},
     {"deploy_subject"},
@@ -46,6 +48,8 @@ LIGHT = {
         "catalogue",
         "checks",
         "profiles",
+        "simulator",
+        "agent",
         "choose",
         "machine",
         "report",

@@ -9,7 +9,7 @@ from typing import Any
 
 from pomt_edge.choose import search
 from pomt_edge.choose.search import AccuracyAt
-from pomt_edge.records import AccuracyPoint, LatencyCurve, Plan
+from pomt_edge.records import MEASURED, AccuracyPoint, LatencyCurve, Plan
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ class Subject:
     engine: str
     device: str
     num_classes: int | None
+    origin: str = MEASURED
 
 
 def make_plan(
@@ -207,6 +208,7 @@ def make_plan(
         drop_high=after.drop_high if after else None,
         probe=curve.probe,
         num_classes=subject.num_classes,
+        origin=subject.origin,
     )
 
 

@@ -37,7 +37,7 @@ SHOW_LOAD = "ps -eo pid,pcpu,comm --sort=-pcpu | head"
 
 def device(subject: Subject) -> Finding:
     name = _device_name(subject)
-    profile = profiles.recognise(name)
+    profile = profiles.recognise(name) or (profiles.recognise_board(subject.system) if subject.on_gpu else None)
     if profile:
         return Finding(OK, f"{subject.device}: {name} (profile {profile.id})")
     if subject.on_gpu:

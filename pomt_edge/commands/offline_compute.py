@@ -57,10 +57,20 @@ def offline_compute(
         float | None, typer.Option(help="Share of the image that the crop keeps. [default: timm's]")
     ] = None,
     interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, … [default: timm's]")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: cuda where there is one.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda, cuda:N, sim:PROFILE, recorded:NAME or ssh://USER@HOST; auto: cuda where there is one."
+        ),
+    ] = "auto",
+    noise: Annotated[
+        str | None,
+        typer.Option(metavar="PARTS", help="With sim: none, or parts as in white=0.01,drift,throttling,outliers."),
+    ] = None,
     engine: Annotated[
-        str, typer.Option(help="What runs the model: torch, onnxruntime, openvino, trt or trt-rtx.")
-    ] = "torch",
+        str | None,
+        typer.Option(help="torch, onnxruntime, openvino, trt or trt-rtx. [default: torch; trt on a Jetson elsewhere]"),
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, fp16, bf16, or int8, which is calibrated on the images.")
     ] = "fp32",
@@ -137,7 +147,7 @@ def offline_compute(
     Without options it runs the embedded demo. A run that was interrupted goes on when it is started again with
     the same --out.
     """
-    from pomt_edge.request import Request
+    from pomt_edge.request import Request, default_engine
 
     request = Request(
         model=model,
@@ -152,7 +162,8 @@ def offline_compute(
         crop_pct=crop_pct,
         interpolation=interpolation,
         device=device,
-        engine=engine.replace("-", "_"),
+        engine=engine.replace("-", "_") if engine else default_engine(device),
+        noise=noise,
         precision=precision,
         compile=compiled,
         provider=provider,

@@ -91,7 +91,7 @@ def locked_clocks(
     """
     if not isinstance(target, Clocked):
         state = ClockState(NOT_LOCKED, "no clock control here: this target sets no clocks")
-        _check_required(state, required)
+        check_required(state, required)
         yield state
         return
     with Interrupts() as interrupts:
@@ -100,7 +100,7 @@ def locked_clocks(
         try:
             try:
                 state = session.lock() if lock else session.look()
-                _check_required(state, required)
+                check_required(state, required)
                 yield state
             finally:
                 interrupts.hold()
@@ -351,7 +351,7 @@ def _not_ours(journal: Journal, system: System) -> Problem:
     return Problem("", f"{journal.folder} can't be written", f"sudo {hints.command(system, 'clocks lock')}")
 
 
-def _check_required(state: ClockState, required: bool) -> None:
+def check_required(state: ClockState, required: bool) -> None:
     if required and state.state != LOCKED:
         then = f"; {state.remedy}" if state.remedy else ""
         raise UserError(f"--require-locked: the clocks are {state.state}: {state.why}{then}")

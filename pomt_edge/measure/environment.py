@@ -48,7 +48,7 @@ def describe(setting: Setting, engine: str, system: System = HERE) -> Environmen
         python=platform.python_version(),
         versions=_versions(),
         toolkit_version=__version__,
-        git_commit=_git_commit(system),
+        git_commit=git_commit(system),
         started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         details=_details(setting.device, device, system),
     )
@@ -84,7 +84,7 @@ def _details(device: str, nvidia: gpu.Device | None, system: System) -> dict[str
 
 
 def _cuda(device: str, nvidia: gpu.Device | None, system: System) -> dict[str, Any]:
-    profile = profiles.recognise(device_name(device, system))
+    profile = profiles.recognise(device_name(device, system)) or profiles.recognise_board(system)
     own = {
         "driver": nvidia_facts.driver(system),
         "power_limit_w": nvidia_facts.power_limit_w(nvidia) if nvidia else None,
@@ -145,7 +145,7 @@ def _version(distributions: tuple[str, ...]) -> str | None:
     return None
 
 
-def _git_commit(system: System) -> str | None:
+def git_commit(system: System = HERE) -> str | None:
     """The commit of the toolkit's own checkout, or None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -14,7 +14,6 @@ import dataclasses
 import itertools
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pomt_edge.errors import UserError
+from pomt_edge.errors import PointFailed, UserError
 from pomt_edge.machine import counters
 from pomt_edge.measure import steadiness, timing
 from pomt_edge.measure.journal import Journal
@@ -60,6 +59,8 @@ class Cooling:
     """So many such blocks in a row, and measuring again is given up until one comes out clean."""
 
 
+FAILED = "failed"
+"""What `Begin` may give beside the state: counts that can't be measured, and why."""
 Begin = Callable[[], dict[str, Any]]
 """Makes the device ready, and gives what has to be the same in all sessions of a run: the state of its clocks."""
 
@@ -107,8 +108,15 @@ class Sweep:
         self._journal = journal
         self._progress = progress
         self._started = False
+        self._failed = {entry["failed"]: str(entry["because"]) for entry in journal.entries if "failed" in entry}
+        self._skips = Counter(entry["skipped"] for entry in journal.entries if "skipped" in entry)
         self._visits = [_visit_of(entry) for entry in journal.entries if "ms" in entry]
         self._segment = 1 + max((visit.segment for visit in self._visits), default=-1)
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Counts that could not be measured, and why."""
+        return dict(self._failed)
 
     @property
     def _anchor(self) -> int:
@@ -120,7 +128,8 @@ class Sweep:
         self._rounds(range(rule.least_blocks), "latency, blocks", self.grid.tokens)
         for number in range(rule.least_blocks, rule.most_blocks):
             blocks = self._blocks(before=number)
-            still_open = [tokens for tokens in self.grid.tokens if rule.reason(blocks[tokens]) is None]
+            measurable = [tokens for tokens in self.grid.tokens if tokens not in self._failed]
+            still_open = [tokens for tokens in measurable if rule.reason(blocks[tokens]) is None]
             if not still_open:
                 break
             self._rounds([number], f"latency, round {number + 1}, blocks", still_open)
@@ -213,7 +222,7 @@ class Sweep:
 
     def _visit_all(self, orders: Mapping[int, Sequence[int]], title: str) -> None:
         total = sum(map(len, orders.values()))
-        done = Counter(visit.round for visit in self._visits if not visit.frames)
+        done = Counter(visit.round for visit in self._visits if not visit.frames) + self._skips
         done_in_all = sum(min(done[number], len(order)) for number, order in orders.items())
         if done_in_all == total:
             return
@@ -223,10 +232,27 @@ class Sweep:
         self._visit(first, self._anchor, frames=True)
         for number, order in orders.items():
             for tokens in order[done[number] :]:
-                median = self._visit(number, tokens)
-                self._progress.advance(f"{tokens} tokens, {median:.4g} ms")
+                self._progress.advance(f"{tokens} tokens, {self._visit_if_possible(number, tokens)}")
         self._visit(number, self._anchor, frames=True)
         self._segment += 1
+
+    def _visit_if_possible(self, number: int, tokens: int) -> str:
+        """Visit a point; one that can't be measured is skipped from then on, and the others go on."""
+        if tokens not in self._failed:
+            try:
+                return f"{self._visit(number, tokens):.4g} ms"
+            except PointFailed as failed:
+                if tokens == self._anchor:
+                    raise
+                self._fail(tokens, str(failed))
+        self._journal.add({"skipped": number, "tokens": tokens})
+        self._skips[number] += 1
+        return "failed"
+
+    def _fail(self, tokens: int, because: str) -> None:
+        self._failed[tokens] = because
+        self._journal.add({"failed": tokens, "because": because})
+        self._progress.note(f"{tokens} tokens can't be measured: {because}")
 
     def _visit(self, number: int, tokens: int, frames: bool = False) -> float:
         """Measure one block of a point and keep it; again, after a pause, while the device throttles."""
@@ -264,12 +290,14 @@ class Sweep:
         cooling = self.grid.cooling
         self._progress.busy(f"throttled by {', '.join(held_by)}: cooling")
         for _ in range(cooling.most_pauses):
-            time.sleep(cooling.pause_s)
+            self._target.pause(cooling.pause_s)
             if not self._target.reading().active:
                 return
 
     def _warm_up(self, tokens: int) -> int:
         """Unrecorded forwards until they get no faster; how many samples make a block then."""
+        if not self._target.warms_up:
+            return BLOCK_SAMPLES[1]
         last = math.inf
         for _ in range(5):
             (latest,) = self._target.time_ms(tokens, 1)
@@ -284,7 +312,11 @@ class Sweep:
         if self._started:
             return
         self._started = True
-        state = json.loads(json.dumps(self._begin()))
+        begun = dict(self._begin())
+        for tokens, because in begun.pop(FAILED, {}).items():
+            if tokens not in self._failed:
+                self._fail(tokens, because)
+        state = json.loads(json.dumps(begun))
         for earlier in (entry["session"] for entry in self._journal.entries if "session" in entry):
             if different := [name for name in state if state[name] != earlier.get(name)]:
                 name = different[0]
@@ -297,6 +329,8 @@ class Sweep:
 
     def _warm_up_device(self) -> None:
         """Run the baseline until its latency no longer changes, or for ten seconds."""
+        if not self._target.warms_up:
+            return
         (first,) = self._target.time_ms(self._anchor, 1)
         spent, forwards = first, 1
         medians: list[float] = []

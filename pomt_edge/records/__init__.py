@@ -27,6 +27,9 @@ from pomt_edge.records.deployed import (
     Stage,
 )
 from pomt_edge.records.measured import (
+    MEASURED,
+    RECORDED,
+    SIMULATED,
     AccuracyCurve,
     AccuracyPoint,
     Cost,
@@ -42,6 +45,9 @@ from pomt_edge.records.measured import (
 )
 
 __all__ = [
+    "MEASURED",
+    "RECORDED",
+    "SIMULATED",
     "AccuracyCurve",
     "AccuracyPoint",
     "Benchmark",

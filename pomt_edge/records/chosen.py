@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pomt_edge.records.base import SCHEMA, Record, RecordError
-from pomt_edge.records.measured import AccuracyCurve, Cost, Environment, LatencyCurve, Staircase
+from pomt_edge.records.measured import MEASURED, AccuracyCurve, Cost, Environment, LatencyCurve, Staircase
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Plan(Record):
     drop_high: float | None = None
     probe: str = "block"
     num_classes: int | None = None
+    origin: str = MEASURED
+    """'measured', 'simulated' or 'recorded': how the latencies came about."""
     schema: int = SCHEMA
 
     @classmethod

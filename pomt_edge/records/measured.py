@@ -7,6 +7,8 @@ from typing import Any
 
 from pomt_edge.records.base import Record
 
+MEASURED, SIMULATED, RECORDED = "measured", "simulated", "recorded"
+
 
 @dataclass(frozen=True)
 class Preprocessing(Record):
@@ -188,6 +190,8 @@ class Environment(Record):
     """ISO 8601 with the offset."""
     details: dict[str, Any] = field(default_factory=dict)
     """What only this kind of device has: clocks, driver, CUDA, governor."""
+    origin: str = MEASURED
+    """'measured', 'simulated' or 'recorded': how the latencies came about."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from pomt_edge.records import Plan, Result
+from pomt_edge.records import RECORDED, SIMULATED, Plan, Result
 from pomt_edge.report import unrest
 from pomt_edge.report.chart import Axis, Chart
 from pomt_edge.report.numerals import finite, interval, join, number
 
+QUIET = ("locked", SIMULATED, RECORDED)
+"""States of the clocks that need no warning; what is not measured has one of its own."""
 NAMED = 5
 """Unreadable images that are named; the rest are counted."""
 
@@ -104,12 +106,27 @@ def _origin(result: Result) -> list[Callout]:
     found = []
     if "input" in (result.plan.probe, result.curve.probe):
         found.append(Callout("Probe", PROBE_LABEL, warns=True))
-    devices = (result.plan.device, result.environment.device)
-    if any(device.startswith("sim:") for device in devices):
-        found.append(Callout("Simulated", "The latencies come from a simulated device.", warns=True))
-    if any(device.startswith("recorded:") for device in devices):
-        found.append(Callout("Recorded", "The latencies were recorded elsewhere and read back.", warns=True))
+    origin = result.environment.origin
+    if origin == SIMULATED:
+        found.append(Callout("Simulated", _simulated(result), warns=True))
+    if origin == RECORDED:
+        details = result.environment.details
+        text = f"The latencies were recorded on {result.environment.device_name.removesuffix(' (recorded)')}, not here"
+        how = "; ".join(str(details[name]) for name in ("reduction", "samples") if details.get(name))
+        found.append(Callout("Recorded", f"{text}: {how}." if how else f"{text}.", warns=True))
     return found
+
+
+def _simulated(result: Result) -> str:
+    text = "No device was measured: an analytic model made these latencies."
+    error = result.environment.details.get("simulator_error")
+    if not error:
+        return text
+    return (
+        f"{text} On curves of a real GPU that it was not fitted on it was {error['median_percent']:g} % off (median; "
+        f"{error['p90_percent']:g} % at the 90th percentile), and foresaw {error['cliffs_predicted']} of the "
+        f"{error['cliffs']} steps over 4 %; of other devices nothing of the kind is known. Measure before you deploy."
+    )
 
 
 def _steadiness(result: Result) -> list[Callout]:
@@ -117,7 +134,7 @@ def _steadiness(result: Result) -> list[Callout]:
     found = []
     if clocks := result.environment.details.get("clocks"):
         sentence = unrest.clock_sentence(clocks).removeprefix("clocks: ")
-        found.append(Callout("Clocks", sentence, warns=clocks.get("state") != "locked"))
+        found.append(Callout("Clocks", sentence, warns=clocks.get("state") not in QUIET))
     if warning := unrest.warning(result):
         found.append(Callout("Restless", warning, warns=True))
     return found

@@ -1,20 +1,63 @@
-"""Targets are where a latency is obtained: this machine now, others later. One file per kind."""
+"""Targets are where a latency is obtained: this machine, a simulated or a recorded one, a board over SSH."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
 
 from pomt_edge.machine.counters import Reading
+
+if TYPE_CHECKING:
+    from pomt_edge.engines import Setting
+    from pomt_edge.measure.clocks import ClockState
+    from pomt_edge.measure.progress import Progress
+    from pomt_edge.records import Environment
 
 
 class Target(Protocol):
     """What a sweep measures; the sweep never asks which kind it is."""
 
+    warms_up: bool
+    """Whether forwards become faster with the first few of a block; else each run of them is warm from its start."""
+
     def time_ms(self, tokens: int, count: int) -> list[float]:
-        """Latency in milliseconds of each of `count` forwards of a whole batch, with `tokens` left."""
+        """Latency in milliseconds of at most `count` forwards of a whole batch, with `tokens` left.
+
+        Raises:
+            PointFailed: this count can't be measured; the others may be.
+        """
 
     def reading(self) -> Reading:
         """The device's throttle and energy counters now; an empty reading where it has none."""
 
     def memory_mib(self, tokens: int) -> float | None:
         """Memory that a forward with `tokens` left needs; see `LatencyPoint.memory_mib`. None: not known."""
+
+    def pause(self, seconds: float) -> None:
+        """Leave the device alone for so long, so that it cools."""
+
+
+class Place(Target, Protocol):
+    """A target as a whole job needs it."""
+
+    @property
+    def timer(self) -> str:
+        """How the time is taken, such as 'host clock'."""
+
+    @property
+    def origin(self) -> str:
+        """'measured', 'simulated' or 'recorded'."""
+
+    @property
+    def device_name(self) -> str:
+        """The device's own name, such as 'NVIDIA H200' or the processor's model."""
+
+    def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
+        """Make ready what will be measured; the counts that can't be, and why."""
+
+    def held(self, lock: bool, required: bool, tell: Callable[[str], None]) -> AbstractContextManager[ClockState]:
+        """Lock the clocks for as long as the context lasts; see `measure.clocks.locked_clocks`."""
+
+    def environment(self, setting: Setting, engine: str) -> Environment:
+        """Where the numbers come from."""

@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from pomt_edge.engines import Session
+from pomt_edge.engines import Session, Setting
 from pomt_edge.machine.controls import Control, controls_of
 from pomt_edge.machine.counters import Counters, Reading
 from pomt_edge.machine.load import spinning_cpus
 from pomt_edge.machine.system import System
+from pomt_edge.measure import environment
+from pomt_edge.measure.clocks import ClockState, locked_clocks
+from pomt_edge.measure.progress import Progress
+from pomt_edge.records import MEASURED, Environment
+from pomt_edge.targets.sessions import Sessions
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,9 @@ class ClockWishes:
 
 class LocalTarget:
     """Times the sessions of one device, such as `Sessions`, and reads and sets what the device has."""
+
+    origin = MEASURED
+    warms_up = True
 
     def __init__(
         self,
@@ -49,6 +58,25 @@ class LocalTarget:
 
     def time_ms(self, tokens: int, count: int) -> list[float]:
         return self.session(tokens).time_ms(count)
+
+    def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
+        """Build the sessions, where they are of a kind that is built; a count that can't be ends the run."""
+        if isinstance(self.session, Sessions):
+            self.session.prepare(counts, progress)
+        return {}
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def held(self, lock: bool, required: bool, tell: Callable[[str], None]) -> AbstractContextManager[ClockState]:
+        return locked_clocks(self, lock=lock, required=required, tell=tell)
+
+    @property
+    def device_name(self) -> str:
+        return environment.device_name(self._device, self.system)
+
+    def environment(self, setting: Setting, engine: str) -> Environment:
+        return environment.describe(setting, engine, self.system)
 
     def reading(self) -> Reading:
         return self._counters.read()

@@ -12,6 +12,8 @@ from pomt_edge.machine.counters import Reading
 class KnownTarget:
     """Latency as a function of the count, times noise drawn from a seed, times the machine's speed of the moment."""
 
+    warms_up = True
+
     def __init__(
         self,
         latency_ms: Callable[[int], float],
@@ -35,6 +37,9 @@ class KnownTarget:
     def reading(self) -> Reading:
         held = min(len(self.calls), self.throttled_until)
         return Reading({"heat": held}, energy_mj=5.0 * self.forwards, watched=("heat",))
+
+    def pause(self, seconds: float) -> None:
+        """Nothing to wait for."""
 
     def memory_mib(self, tokens: int) -> float | None:
         return 100.0 + tokens

@@ -1,0 +1,184 @@
+"""Devices that are not this machine: simulated, recorded, or a board over SSH; which, their name's beginning says."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pomt_edge import profiles
+from pomt_edge.errors import UserError
+from pomt_edge.export import files, pipeline
+from pomt_edge.export import target as targets
+from pomt_edge.export.precision import float32_names
+from pomt_edge.measure.progress import Progress
+from pomt_edge.models.family import family_of
+from pomt_edge.profiles.profile import PowerMode, Profile
+from pomt_edge.reduce.method import Method
+from pomt_edge.request import Request
+from pomt_edge.simulator import noise
+from pomt_edge.simulator.device import Way
+from pomt_edge.simulator.geometry import Geometry, Reduction
+from pomt_edge.simulator.model import Simulator
+from pomt_edge.targets import Place, recorded
+from pomt_edge.targets.recorded import RecordedTarget
+from pomt_edge.targets.sessions import Variant
+from pomt_edge.targets.simulated import SimulatedTarget
+from pomt_edge.targets.ssh import SshTarget
+
+LAUNCHES = {"torch": "graph", "trt": "tensorrt"}
+"""Engines that can be simulated, and how they launch kernels."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be obtained there."""
+
+    request: Request
+    name: str
+    """timm's full name of the model."""
+    model: nn.Module
+    by: Method
+    blocks: tuple[int, ...]
+    variant: Variant
+    tokens: Sequence[int]
+
+
+def open_place(wanted: Wanted, progress: Progress) -> Place:
+    """The target that --device names.
+
+    Raises:
+        UserError: no such device, or it has not what is asked for.
+    """
+    kind, _, name = wanted.request.device.partition(":")
+    if kind == "sim":
+        return _simulated(wanted, profiles.load(name))
+    if kind == "recorded":
+        recording = recorded.load(name)
+        request = wanted.request
+        curve = recording.curve(wanted.name, request.batch_size, request.precision)
+        return RecordedTarget(curve, recording, request.seed)
+    return _board(wanted, progress)
+
+
+def _simulated(wanted: Wanted, profile: Profile) -> SimulatedTarget:
+    request = wanted.request
+    if request.engine not in LAUNCHES:
+        raise UserError(
+            f"--device {request.device} is simulated with --engine {' or '.join(LAUNCHES)}, not {request.engine}"
+        )
+    launch = "eager" if request.engine == "torch" and request.cuda_graphs is False else LAUNCHES[request.engine]
+    mode = _mode(profile, request)
+    simulator = Simulator(
+        profile,
+        geometry_of(wanted.model),
+        Way(request.precision, request.batch_size, launch, tf32=request.engine == "torch"),
+        _reduction(wanted),
+        mode,
+    )
+    asked = noise.parse(request.noise) if request.noise else noise.STANDARD
+    seeded = dataclasses.replace(asked, seed=asked.seed or request.seed)
+    return SimulatedTarget(simulator, seeded, mode.name if mode else profile.figures_in)
+
+
+def _mode(profile: Profile, request: Request) -> PowerMode | None:
+    name = request.power_mode
+    if name is None or name == "current":
+        return None
+    mode = profile.mode(name)
+    known = [mode.name for mode in profile.modes if mode.sm_count is not None]
+    if mode is None or mode.name not in known:
+        raise UserError(
+            f"--power-mode {name}: {profile.name} has {', '.join(known) or 'no modes that can be simulated'}"
+        )
+    return mode
+
+
+def _reduction(wanted: Wanted) -> Reduction:
+    if wanted.request.probe == "input":
+        return Reduction()
+    by = wanted.by
+    matches = by.name.partition(":")[0] in ("tome", "pitome")
+    return Reduction(wanted.blocks, by.needs_attention, matches, by.proportional_attention)
+
+
+def geometry_of(model: nn.Module) -> Geometry:
+    """The sizes of a model as the simulator needs them."""
+    family = family_of(model)
+    blocks = family.blocks(model)
+    vit: Any = model
+    first: Any = blocks[0]
+    return Geometry(
+        depth=len(blocks),
+        embed_dim=int(vit.embed_dim),
+        heads=int(first.attn.num_heads),
+        mlp_dim=int(first.mlp.fc1.out_features),
+        patch_px=int(vit.patch_embed.patch_size[0]),
+        image_px=family.image_px(model),
+        prefix=family.prefix_tokens(model),
+        classes=max(int(vit.num_classes), 1),
+    )
+
+
+def _board(wanted: Wanted, progress: Progress) -> SshTarget:
+    request = wanted.request
+    if request.engine != "trt":
+        raise UserError(f"--device {request.device} is measured with --engine trt, by its own trtexec")
+    exports = _Exports(wanted)
+    target = SshTarget(
+        request.device,
+        exports.file,
+        wanted.tokens[0],
+        precision=request.precision,
+        power_mode=request.power_mode,
+        progress=progress,
+    )
+    exports.rules = targets.of_tensorrt(_version(target.describe().get("tensorrt")))
+    held = [] if exports.rules.typed else exports.float32_layers()
+    target.tell(typed=exports.rules.typed, float32_layers=held)
+    return target
+
+
+def _version(text: Any) -> tuple[int, int]:
+    parts = [int(part) for part in str(text or "").split(".")[:2] if part.isdecimal()]
+    if len(parts) < 2:
+        raise UserError(f"the board's TensorRT version is not known ({text}); is trtexec installed there?")
+    return parts[0], parts[1]
+
+
+class _Exports:
+    """The graphs for a board, made when they are asked for; each is the same file whenever it is made."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.rules = targets.named("jetpack6")
+        self._wanted = wanted
+        self._folder = Path(tempfile.mkdtemp(prefix="pomt-edge-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def file(self, tokens: int) -> Path:
+        request = self._wanted.request
+        made = pipeline.deployable(
+            self._wanted.variant(tokens),
+            batch_size=request.batch_size,
+            image_px=family_of(self._wanted.model).image_px(self._wanted.model),
+            precision=request.precision,
+            target=self.rules,
+        )
+        path = self._folder / f"tokens_{tokens}.onnx"
+        files.write(made, path)
+        return path
+
+    def float32_layers(self) -> list[str]:
+        """Of the unreduced and of a reduced graph; all reduced ones are alike."""
+        import onnx
+
+        ends = (self._wanted.tokens[0], self._wanted.tokens[-1])
+        names = (float32_names(onnx.load(str(self.file(tokens))), self._wanted.request.precision) for tokens in ends)
+        return sorted({name for own in names for name in own})

@@ -1,0 +1,120 @@
+"""A device that is not here: latencies from an analytic model, with noise on top. Nothing is run and nothing sleeps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+from pomt_edge.engines import Setting
+from pomt_edge.machine.controls import Control
+from pomt_edge.machine.counters import Reading
+from pomt_edge.measure.clocks import NOT_LOCKED, ClockState, check_required
+from pomt_edge.measure.progress import Progress
+from pomt_edge.records import SIMULATED, Environment
+from pomt_edge.simulator import Noise, Simulator
+from pomt_edge.simulator.error import published_error
+from pomt_edge.simulator.noise import STANDARD, NoisyClock
+from pomt_edge.targets import _elsewhere
+
+COUNTER = "heat (simulated)"
+
+
+class SimulatedTarget:
+    """The latencies of one simulated model; the same calls in the same order give the same samples."""
+
+    timer = "simulated"
+    origin = SIMULATED
+    warms_up = True
+
+    def __init__(self, simulator: Simulator, noise: Noise = STANDARD, mode: str | None = None) -> None:
+        """`mode`: the power mode's name, for the record."""
+        self.simulator = simulator
+        self._mode = mode
+        self.noise = noise
+        self._clock = NoisyClock(noise)
+
+    def time_ms(self, tokens: int, count: int) -> list[float]:
+        """Samples drawn, not measured; the simulated clock goes on by as much."""
+        return list(map(float, self._clock.samples(self.latency_ms(tokens), count)))
+
+    def latency_ms(self, tokens: int) -> float:
+        """The model's own figure, without noise.
+
+        Raises:
+            UserError: the model does not have so many tokens.
+        """
+        if not 1 <= tokens <= len(self._curve):
+            self.simulator.latency_ms([tokens])  # says what there is
+        return self._curve[tokens - 1]
+
+    def reading(self) -> Reading:
+        """The simulated throttle counter; an empty reading where nothing throttles."""
+        if not self.noise.throttling:
+            return Reading()
+        counts = {COUNTER: round(1e9 * self._clock.throttled_s)}
+        return Reading(counts, (COUNTER,) if self._clock.throttled else (), None, (COUNTER,))
+
+    def memory_mib(self, tokens: int) -> float | None:
+        """An estimate."""
+        return self.simulator.memory_mib(tokens)
+
+    def controls(self) -> Sequence[Control]:
+        """None: a simulated clock is held by nobody; see `clock_problem`."""
+        return ()
+
+    @contextlib.contextmanager
+    def held(self, lock: bool, required: bool, tell: Callable[[str], None]) -> Iterator[ClockState]:
+        problem = self.clock_problem
+        state = ClockState(NOT_LOCKED, problem) if problem else ClockState(SIMULATED, seen={"power_mode": self._mode})
+        if problem:
+            check_required(state, required)
+        yield state
+
+    def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
+        return {}
+
+    @property
+    def device_name(self) -> str:
+        return f"{self.simulator.profile.name} (simulated)"
+
+    def environment(self, setting: Setting, engine: str) -> Environment:
+        details = {
+            "profile": self.simulator.profile.id,
+            "power_mode": self._mode,
+            "noise": {name: value for name, value in vars(self.noise).items() if value},
+            "simulator_error": published_error()["check"],
+        }
+        return _elsewhere.environment(setting, engine, self.device_name, SIMULATED, "simulated", details)
+
+    @property
+    def clock_problem(self) -> str | None:
+        """Why the clocks are not locked, as it would be on a device with such a fault; None where there is none."""
+        if self.noise.permission_denied:
+            return "no permission to lock the clocks (simulated)"
+        if self.noise.stuck_clock:
+            return f"the clock stays at {100 / (1 + self.noise.stuck_clock):.0f} % of the one asked for (simulated)"
+        return None
+
+    def warm_up(self) -> None:
+        """There is nothing to load."""
+
+    def load(self, seconds: float) -> None:
+        """Keep the simulated device busy for so long."""
+        until = self._clock.seconds + seconds
+        while self._clock.seconds < until:
+            self.time_ms(len(self._curve), 1)
+
+    def pause(self, seconds: float) -> None:
+        """Let the simulated device idle, and cool, for so long; at once."""
+        self._clock.pause(seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Simulated time so far."""
+        return self._clock.seconds
+
+    @cached_property
+    def _curve(self) -> list[float]:
+        most = self.simulator.geometry.tokens
+        return list(map(float, self.simulator.latency_ms(range(1, most + 1))))
