@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pomt_edge.commands.check import check
 from pomt_edge.commands.clocks import clocks
 from pomt_edge.commands.common import guarded, show_version
 from pomt_edge.commands.compare import compare
@@ -19,6 +20,7 @@ from pomt_edge.commands.devices import devices
 from pomt_edge.commands.doctor import doctor
 from pomt_edge.commands.import_bundle import import_bundle
 from pomt_edge.commands.offline_compute import offline_compute
+from pomt_edge.commands.record import record
 from pomt_edge.commands.show import show
 
 OPTIONS: dict[str, Any] = {
@@ -37,11 +39,13 @@ deploying.command()(deploy)
 app = typer.Typer(**OPTIONS)
 app.command()(offline_compute)
 app.add_typer(clocks, name="clocks")
+app.command()(check)
 app.add_typer(devices, name="devices")
 app.command()(compare)
 app.command()(deploy)
 app.command()(doctor)
 app.command("import")(import_bundle)
+app.command()(record)
 app.command()(show)
 
 

@@ -11,8 +11,10 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from pomt_edge.records import Contest, LatencyPoint, Result
+from pomt_edge.records import Contest, Fleet, LatencyPoint, Result
+from pomt_edge.report import fleet as fleet_page
 from pomt_edge.report import words
 
 PLAIN_EVERY_SECONDS = 5.0
@@ -128,6 +130,35 @@ def print_contest(contest: Contest, folder: Path, to_stderr: bool) -> None:
     lead = f"Take {contest.best}: " if contest.best else lead
     report = folder / "methods.html"
     console.print(f"{lead}{contest.because}. Report: {report}", markup=False, highlight=False)
+
+
+def print_fleet(fleet: Fleet, folder: Path, to_stderr: bool) -> None:
+    """One row per device, what failed, and one plain sentence."""
+    console = Console(stderr=to_stderr, soft_wrap=True)
+    has_quality = any(words.measure_of(result) for _, result in fleet.results)
+    headings = ["baseline ms", "tokens", "R", "speedup (95 %)", *(["points lost (95 %)"] if has_quality else [])]
+    title = fleet_page.title(fleet)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("device", "latencies", "precision"):
+        table.add_column(heading, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap="95" not in heading)
+    for run, result in fleet.results:
+        plan = result.plan
+        row = [run.name, plan.origin, plan.precision, f"{plan.baseline_ms:.{_decimals(plan.baseline_ms)}f}"]
+        if plan.verdict == "prune":
+            _, *cells = fleet_page.cells(plan, has_quality)
+            row += [str(plan.tokens_out)]
+            row += [f"{value} ({within})" if within else value for value, within in cells]
+        else:
+            row += [str(plan.tokens_out), "", "no plan" if plan.verdict == "unreachable" else "do not prune"]
+        table.add_row(*map(Text, row))
+    if fleet.results:
+        console.print(table)
+    for failed in fleet.failed:
+        console.print(f"Failed: {failed.name}: {failed.error}", markup=False, highlight=False)
+    report = folder / "fleet.html"
+    console.print(f"{fleet_page.verdict(fleet).sentence} Report: {report}", markup=False, highlight=False)
 
 
 def _table(result: Result, title: str) -> Table:

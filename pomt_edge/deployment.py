@@ -21,7 +21,7 @@ from pomt_edge.export.target import Target
 from pomt_edge.job import check_writable
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
-from pomt_edge.records import Benchmark, Deployment, Parity, Plan
+from pomt_edge.records import MEASURED, Benchmark, Deployment, Parity, Plan
 
 DEPLOYED, EXPORTED, NOT_RUN, DIVERGES = "deployed", "exported", "not run", "diverges"
 DEFAULT_BOARD = "jetpack6"
@@ -165,9 +165,12 @@ def _notes(steps: Steps) -> list[str]:
         notes.append("The proof ran on seeded noise; give --data DIR to prove it on real images.")
     if steps.missing and not work.request.target:
         notes.append(f"The graphs are for {work.target.title} and newer; for another board give --target.")
-    if work.subject.plan.verdict == "unreachable":
+    plan = work.subject.plan
+    if plan.origin != MEASURED:
+        notes.append(f"The plan's latencies are {plan.origin} ({plan.device}), not measured.")
+    if plan.verdict == "unreachable":
         notes.append("No token count met the plan's limits: the unreduced model is deployed.")
-    elif not work.subject.plan.removed:
+    elif not plan.removed:
         notes.append("The plan says not to prune: the unreduced model is deployed.")
     for variant in dict.fromkeys(build.variant for build in found.builds):
         own = [build.median_ms for build in found.builds if build.variant == variant and build.median_ms]

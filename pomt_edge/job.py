@@ -30,7 +30,7 @@ from pomt_edge.models import create
 from pomt_edge.models.create import Created, Wanted
 from pomt_edge.models.family import family_of
 from pomt_edge.places import Wanted as Elsewhere
-from pomt_edge.places import open_place
+from pomt_edge.places import as_recorded, obtainable, open_place
 from pomt_edge.records import Preprocessing
 from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.input_probe import probe_at_input
@@ -130,9 +130,10 @@ def prepare(request: Request, progress: Progress) -> Job:
         )
     setting = dataclasses.replace(setting, image_px=created.preprocessing.image_px)
     depth = len(family_of(created.model).blocks(created.model))
+    request = as_recorded(request, created.name)
     blocks = schedule.blocks_of(request.block, depth)
     by = method.load(request.method)
-    tokens = _grid(request, created.model, by, blocks)
+    tokens = obtainable(request, created.name, _grid(request, created.model, by, blocks), progress)
     preprocessing = preprocessing_of(request, created)
     images = _images(request, created, preprocessing, progress) if request.has_data else None
     model = engine.prepare(created.model, setting)
@@ -145,7 +146,7 @@ def prepare(request: Request, progress: Progress) -> Job:
     sessions = Sessions(engine, variant, setting, tokens[0], calibration, system)
     target: Place
     if request.is_elsewhere:
-        target = open_place(Elsewhere(request, created.name, model, by, blocks, variant, tokens), progress)
+        target = open_place(Elsewhere(request, created.name, model, by, blocks, variant, tokens, calibration), progress)
         setting = dataclasses.replace(setting, device=request.device, precision=request.precision)
     else:
         target = _local(request, sessions, setting, tokens[0], system)

@@ -18,7 +18,7 @@ from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import Cost, Environment, Plan, Result
+from pomt_edge.records import MEASURED, Cost, Environment, Plan, Result
 from pomt_edge.reduce import schedule
 from pomt_edge.reduce.cost import cost_of
 from pomt_edge.report import files
@@ -34,15 +34,24 @@ def run(request: Request, progress: Progress) -> tuple[Result, Path]:
     """
     request.check()
     job = prepare(request, progress)
+    finished = False
+    try:
+        result = _measured(job, progress)
+        files.write(result, job.folder)
+        finished = True
+    finally:
+        job.target.close(finished)
+    return result, job.folder
+
+
+def _measured(job: Job, progress: Progress) -> Result:
     with job.sessions, Journal(job.folder, job.configuration) as journal, contextlib.ExitStack() as locks:
         progress.note(f"results and resumable measurements: {job.folder}")
         try:
-            result = _measure_and_choose(job, journal, progress, lambda: _begin(job, journal, progress, locks))
+            return _measure_and_choose(job, journal, progress, lambda: _begin(job, journal, progress, locks))
         except KeyboardInterrupt as error:
             kept = f"interrupted; what was measured is kept: give the same options and --out {job.folder} to go on"
             raise Interrupted(kept) from error
-    files.write(result, job.folder)
-    return result, job.folder
 
 
 def _begin(job: Job, journal: Journal, progress: Progress, locks: contextlib.ExitStack) -> dict[str, Any]:
@@ -114,7 +123,10 @@ def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None
 def _notes(job: Job, result: Result, failed: dict[int, str]) -> list[str]:
     notes = [f"{tokens} tokens could not be measured: {because}." for tokens, because in failed.items()]
     clocks = result.environment.details.get("clocks") or {}
-    if job.request.budget_ms is not None and clocks.get("state") != "locked":
+    if job.request.is_elsewhere and result.accuracy is not None:
+        notes.append("Accuracy was measured on this machine, by torch in fp32, whatever the device computes in.")
+    measured = job.target.origin == MEASURED
+    if job.request.budget_ms is not None and measured and clocks.get("state") != "locked":
         notes.append("The clocks were not locked: whether the budget is met holds for the machine as it was.")
     if job.created.weights == "random":
         notes.append("Random weights: latency does not depend on them, and none were fetched.")

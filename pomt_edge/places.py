@@ -28,8 +28,8 @@ from pomt_edge.simulator.device import Way
 from pomt_edge.simulator.geometry import Geometry, Reduction
 from pomt_edge.simulator.model import Simulator
 from pomt_edge.targets import Place, recorded
-from pomt_edge.targets.recorded import RecordedTarget
-from pomt_edge.targets.sessions import Variant
+from pomt_edge.targets.recorded import RecordedCurve, RecordedTarget, Recording
+from pomt_edge.targets.sessions import Calibration, Variant
 from pomt_edge.targets.simulated import SimulatedTarget
 from pomt_edge.targets.ssh import SshTarget
 
@@ -49,6 +49,8 @@ class Wanted:
     blocks: tuple[int, ...]
     variant: Variant
     tokens: Sequence[int]
+    calibration: Calibration | None = None
+    """For int8."""
 
 
 def open_place(wanted: Wanted, progress: Progress) -> Place:
@@ -61,11 +63,50 @@ def open_place(wanted: Wanted, progress: Progress) -> Place:
     if kind == "sim":
         return _simulated(wanted, profiles.load(name))
     if kind == "recorded":
-        recording = recorded.load(name)
-        request = wanted.request
-        curve = recording.curve(wanted.name, request.batch_size, request.precision)
-        return RecordedTarget(curve, recording, request.seed)
+        return RecordedTarget(*_recorded(wanted.request, wanted.name), wanted.request.seed)
     return _board(wanted, progress)
+
+
+def as_recorded(request: Request, model: str) -> Request:
+    """The request with what its recording was made with, where nothing else was asked for; others as they are.
+
+    Raises:
+        UserError: no such recording, or it was made with another engine, probe or method.
+    """
+    if not request.is_recorded:
+        return request
+    curve, _ = _recorded(request, model)
+    kept = {name: getattr(curve, name) for name in ("engine", "probe", "method", "block") if getattr(curve, name)}
+    for name, value in kept.items():
+        if getattr(request, name) not in (value, getattr(Request(), name)):
+            given = f"--{name} {getattr(request, name)}"
+            raise UserError(f"{given}: --device {request.device} was recorded with --{name} {value}; leave it out")
+    return dataclasses.replace(request, **kept)
+
+
+def obtainable(request: Request, model: str, tokens: tuple[int, ...], progress: Progress) -> tuple[int, ...]:
+    """The grid; of a recording, what of it was recorded.
+
+    Raises:
+        UserError: a grid was asked for that was not recorded.
+    """
+    if not request.is_recorded:
+        return tokens
+    curve, _ = _recorded(request, model)
+    there = tuple(count for count in tokens if count in curve.tokens)
+    if there == tokens:
+        return tokens
+    recorded_counts = f"{curve.title} was recorded at {curve.counts} tokens"
+    asked = (request.grid_start, request.grid_stop, request.grid_stride)
+    if any(given is not None for given in asked) or tokens[0] not in there or len(there) < 2:
+        raise UserError(f"--device {request.device} has not all counts of the grid: {recorded_counts}")
+    progress.note(f"the grid is what was recorded: {recorded_counts}")
+    return there
+
+
+def _recorded(request: Request, model: str) -> tuple[RecordedCurve, Recording]:
+    recording = recorded.load(request.device.partition(":")[2])
+    return recording.curve(model, request.batch_size, request.precision), recording
 
 
 def _simulated(wanted: Wanted, profile: Profile) -> SimulatedTarget:
@@ -139,9 +180,14 @@ def _board(wanted: Wanted, progress: Progress) -> SshTarget:
         precision=request.precision,
         power_mode=request.power_mode,
         progress=progress,
+        ssh_config=request.ssh_config,
     )
-    exports.rules = targets.of_tensorrt(_version(target.describe().get("tensorrt")))
-    held = [] if exports.rules.typed else exports.float32_layers()
+    try:
+        exports.rules = targets.of_tensorrt(_version(target.describe().get("tensorrt")))
+        held = [] if exports.rules.typed else exports.float32_layers()
+    except BaseException:
+        target.close()
+        raise
     target.tell(typed=exports.rules.typed, float32_layers=held)
     return target
 
@@ -163,13 +209,14 @@ class _Exports:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def file(self, tokens: int) -> Path:
-        request = self._wanted.request
+        wanted = self._wanted
         made = pipeline.deployable(
-            self._wanted.variant(tokens),
-            batch_size=request.batch_size,
-            image_px=family_of(self._wanted.model).image_px(self._wanted.model),
-            precision=request.precision,
+            wanted.variant(tokens),
+            batch_size=wanted.request.batch_size,
+            image_px=family_of(wanted.model).image_px(wanted.model),
+            precision=wanted.request.precision,
             target=self.rules,
+            calibration=wanted.calibration() if wanted.calibration else None,
         )
         path = self._folder / f"tokens_{tokens}.onnx"
         files.write(made, path)

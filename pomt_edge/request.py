@@ -82,12 +82,18 @@ class Request:
     gpu_clock_mhz: int | None = None
     sysroot: Path = Path("/")
     """Where the machine's own files are mounted."""
+    ssh_config: Path | None = None
+    """For the board's ssh; None: the user's own."""
     out: Path | None = None
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether the latencies are another device's than this machine's."""
         return self.device.partition(":")[0] in ELSEWHERE
+
+    @property
+    def is_recorded(self) -> bool:
+        return self.device.startswith("recorded:")
 
     @property
     def has_data(self) -> bool:
@@ -203,8 +209,28 @@ class Request:
             )
         if self.noise is not None and kind != "sim":
             raise UserError("--noise is a simulated device's; give --device sim:PROFILE, or leave it out")
-        if self.is_elsewhere and self.compile:
-            raise UserError(f"--compile is for this machine, not for --device {self.device}; leave it out")
+        if self.ssh_config is not None and kind != "ssh":
+            raise UserError("--ssh-config is a board's; give --device ssh://USER@HOST, or leave it out")
+        if self.ssh_config is not None and not self.ssh_config.is_file():
+            raise UserError(
+                f"--ssh-config {self.ssh_config}: {_absent(self.ssh_config)}; expected a file as ssh -F takes"
+            )
+        if self.is_elsewhere:
+            self._check_elsewhere(kind)
+
+    def _check_elsewhere(self, kind: str) -> None:
+        """What only this machine, or only some of the others, can do is refused rather than ignored."""
+        fixed = kind == "recorded"
+        launched = self.cuda_graphs is not None
+        for option, given, why in (
+            ("--compile", self.compile, "is for this machine alone"),
+            ("--gpu-clock", self.gpu_clock_mhz is not None, "is for this machine alone"),
+            ("--cuda-graphs", launched and (kind != "sim" or self.engine != "torch"), "is torch's, here or simulated"),
+            ("--power-mode", fixed and self.power_mode is not None, "can't be changed in a recording"),
+            ("--method all", fixed and self.method == ALL, "needs a curve of each, and a recording has one"),
+        ):
+            if given:
+                raise UserError(f"{option} {why}; leave it out with --device {self.device}")
 
     def _check_data(self) -> None:
         if self.data is not None and not self.data.is_dir():

@@ -40,7 +40,8 @@ def start(
 
     Returns: what has to stay the same in a run, and the counts that can't be measured.
     """
-    failed = target.prepare(counts, progress)
+    before = {entry["failed"] for entry in journal.entries if "failed" in entry}
+    failed = target.prepare([tokens for tokens in counts if tokens not in before], progress)
     progress.busy("locking the clocks")
     clocks = locks.enter_context(target.held(locking.lock, locking.require_locked, progress.note))
     facts = {"timer": target.timer, "clocks": dataclasses.asdict(clocks), **inputs}

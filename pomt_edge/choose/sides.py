@@ -67,6 +67,7 @@ MATTERS = (
     Fact("method", _of_the_block_probe("method")),
     Fact("block", _of_the_block_probe("block")),
     Fact("device", lambda result: result.environment.device_name),
+    Fact("origin", operator.attrgetter("environment.origin")),
     Fact("engine", lambda result: result.environment.engine),
     Fact("precision", lambda result: result.environment.precision),
     Fact("batch size", lambda result: result.environment.batch_size),

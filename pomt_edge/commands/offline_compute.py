@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +14,15 @@ from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, fail, path, show_ve
 
 if TYPE_CHECKING:
     from pomt_edge.console import LiveProgress
+    from pomt_edge.fleet_file import Options
     from pomt_edge.request import Request
+
+AUTO = "auto"
+OF_THE_FLEET = ("--fleet", "--device", "--out", "--json")
 
 
 def offline_compute(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="A timm name or an unambiguous beginning; 'demo': the embedded one.")
     ] = "demo",
@@ -60,9 +67,18 @@ def offline_compute(
     device: Annotated[
         str,
         typer.Option(
-            help="cpu, cuda, cuda:N, sim:PROFILE, recorded:NAME or ssh://USER@HOST; auto: cuda where there is one."
+            help="cpu, cuda, cuda:N, sim:PROFILE, recorded:NAME, ssh://USER@HOST, or a name of a fleet file; "
+            "auto: cuda where there is one."
         ),
-    ] = "auto",
+    ] = AUTO,
+    fleet: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="FILE",
+            help="Devices by name, in TOML: runs and compares them all; with --device NAME, runs that one.",
+        ),
+    ] = None,
     noise: Annotated[
         str | None,
         typer.Option(metavar="PARTS", help="With sim: none, or parts as in white=0.01,drift,throttling,outliers."),
@@ -127,6 +143,10 @@ def offline_compute(
         Path,
         typer.Option(parser=path, metavar="DIR", help="Where the machine's / is mounted, in a container."),
     ] = Path("/"),
+    ssh_config: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="FILE", help="With ssh://: as ssh -F. [default: the user's own]"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -189,9 +209,55 @@ def offline_compute(
         power_mode=power_mode,
         gpu_clock_mhz=gpu_clock,
         sysroot=sysroot,
+        ssh_config=ssh_config,
         out=out,
     )
+    if fleet is not None and device == AUTO:
+        return _run_fleet(fleet, request, context, as_json)
+    from pomt_edge import fleet_file
+
+    if one := fleet_file.named(device, fleet):
+        print(f"{one.name} of {one.file}: {one}", file=sys.stderr)
+        request = one.request(request, engine is not None)
     return _run(request, as_json)
+
+
+def _run_fleet(file: Path, request: Request, context: typer.Context, as_json: bool) -> int:
+    from pomt_edge import fleet_file
+
+    typed = _typed(context)
+    devices = fleet_file.load(file)
+    for device in devices:
+        device.request(request, "--engine" in typed)  # what one can't do is said before any is started
+    from pomt_edge import fleet
+    from pomt_edge.console import LiveProgress, print_fleet
+
+    folder = request.out or Path("runs") / f"fleet-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        with LiveProgress() as progress:
+            outcome = fleet.run(devices, typed, folder, progress)
+    except KeyboardInterrupt as interrupt:
+        return fail(str(interrupt) or "interrupted", INTERRUPTED)
+    print_fleet(outcome, folder, to_stderr=as_json)
+    if as_json:
+        print(outcome.to_json())
+    reached = any(result.plan.verdict != "unreachable" for _, result in outcome.results)
+    return 0 if reached and not outcome.failed else NEGATIVE
+
+
+def _typed(context: typer.Context) -> Options:
+    """The options as given, but for those that a fleet gives each of its devices itself."""
+    typed: Options = {}
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is None or source.name != "COMMANDLINE" or option.opts[0] in OF_THE_FLEET:
+            continue
+        value = context.params[option.name or ""]
+        if isinstance(value, bool):
+            typed[option.opts[0]] = [option.opts[0] if value else option.secondary_opts[0]]
+        else:
+            typed[option.opts[0]] = [f"{option.opts[0]}={value}"]
+    return typed
 
 
 def _compare_methods(request: Request, as_json: bool, progress: LiveProgress) -> int:

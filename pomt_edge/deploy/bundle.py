@@ -240,7 +240,7 @@ def _batch_size(plan: Plan, facts: Mapping[str, Any]) -> int:
 def _readme(
     name: str, plan: Plan, graphs: Iterable[Graph], target: Target, precision: str, facts: Mapping[str, Any]
 ) -> str:
-    promise = f"{plan.speedup:.2f}x, measured with {plan.engine} {plan.precision} on {plan.device}."
+    promise = f"{plan.speedup:.2f}x, {plan.origin} with {plan.engine} {plan.precision} on {plan.device}."
     return Template(_packaged("BUNDLE.md")).substitute(
         vars(plan) | {"batch_size": _batch_size(plan, facts)},
         folder=name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pomt_edge.records import Benchmark, Plan
+from pomt_edge.records import MEASURED, Benchmark, Plan
 
 NONE, HELD, EXCEEDED, BROKEN, UNCLEAR = "none", "held", "exceeded", "broken", "unclear"
 COMPARED = {"engine": "", "precision": "", "batch_size": "batch ", "device": "on "}
@@ -30,6 +30,9 @@ def promise(plan: Plan, benchmark: Benchmark, measured_with: Mapping[str, object
             f"{measured}; the {plan.speedup:.2f}x were predicted for {_said(vars(plan))}, "
             f"not for {_said({name: measured_with[name] for name in other})}: no promise to hold"
         )
+    if plan.origin != MEASURED:
+        # A bundle comes back without the name of its device, so that alone would not tell.
+        return NONE, f"{measured}; the {plan.speedup:.2f}x were {plan.origin} ({plan.device}): no promise to hold"
     if plan.speedup <= 1:
         return NONE, f"{measured}; the plan promises no gain"
     word = _word(plan, benchmark)

@@ -93,6 +93,15 @@ class Visit:
     throttled: bool = False
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A count that can't be measured; a round's set of points follows from the rounds before it alone."""
+
+    failed: int
+    because: str
+    round: int
+
+
 class Sweep:
     """A sweep that keeps every block in the journal, and knows from the journal alone where it is.
 
@@ -108,7 +117,7 @@ class Sweep:
         self._journal = journal
         self._progress = progress
         self._started = False
-        self._failed = {entry["failed"]: str(entry["because"]) for entry in journal.entries if "failed" in entry}
+        self._failed = {entry["failed"]: _Failure(**entry) for entry in journal.entries if "failed" in entry}
         self._skips = Counter(entry["skipped"] for entry in journal.entries if "skipped" in entry)
         self._visits = [_visit_of(entry) for entry in journal.entries if "ms" in entry]
         self._segment = 1 + max((visit.segment for visit in self._visits), default=-1)
@@ -116,7 +125,7 @@ class Sweep:
     @property
     def failed(self) -> dict[int, str]:
         """Counts that could not be measured, and why."""
-        return dict(self._failed)
+        return {tokens: failure.because for tokens, failure in self._failed.items()}
 
     @property
     def _anchor(self) -> int:
@@ -128,8 +137,7 @@ class Sweep:
         self._rounds(range(rule.least_blocks), "latency, blocks", self.grid.tokens)
         for number in range(rule.least_blocks, rule.most_blocks):
             blocks = self._blocks(before=number)
-            measurable = [tokens for tokens in self.grid.tokens if tokens not in self._failed]
-            still_open = [tokens for tokens in measurable if rule.reason(blocks[tokens]) is None]
+            still_open = [tokens for tokens, found in blocks.items() if rule.reason(found) is None]
             if not still_open:
                 break
             self._rounds([number], f"latency, round {number + 1}, blocks", still_open)
@@ -146,7 +154,8 @@ class Sweep:
         pairs = [self._anchor, tokens] * CONFIRMATIONS
         self._visit_all({CONFIRMATION_ROUND + tokens: pairs}, f"confirming {tokens} tokens, blocks")
         for count in (self._anchor, tokens):
-            self._count_energy(count)
+            if count not in self._failed:
+                self._count_energy(count)
         return self.curve()
 
     def _count_energy(self, tokens: int) -> None:
@@ -206,11 +215,13 @@ class Sweep:
         )
 
     def _blocks(self, before: int | None = None) -> dict[int, list[timing.Block]]:
-        """Scaled blocks by count."""
+        """Scaled blocks by count, without the counts that failed, as far as that was known then."""
         visits = [visit for visit in self._visits if before is None or visit.round < before]
-        blocks: dict[int, list[timing.Block]] = {tokens: [] for tokens in self.grid.tokens}
+        failed = [tokens for tokens, one in self._failed.items() if before is None or one.round < before]
+        blocks: dict[int, list[timing.Block]] = {tokens: [] for tokens in self.grid.tokens if tokens not in failed}
         for visit, block in zip(visits, scaled(visits, self._anchor), strict=True):
-            blocks[visit.tokens].append(block)
+            if visit.tokens in blocks:
+                blocks[visit.tokens].append(block)
         return blocks
 
     def _rounds(self, numbers: Iterable[int], title: str, points: Sequence[int]) -> None:
@@ -226,9 +237,9 @@ class Sweep:
         done_in_all = sum(min(done[number], len(order)) for number, order in orders.items())
         if done_in_all == total:
             return
-        self._start_session()
-        self._progress.stage(title, total, done_in_all)
         first = next(number for number, order in orders.items() if done[number] < len(order))
+        self._start_session(first)
+        self._progress.stage(title, total, done_in_all)
         self._visit(first, self._anchor, frames=True)
         for number, order in orders.items():
             for tokens in order[done[number] :]:
@@ -244,15 +255,15 @@ class Sweep:
             except PointFailed as failed:
                 if tokens == self._anchor:
                     raise
-                self._fail(tokens, str(failed))
+                self._fail(tokens, str(failed), number)
+                self._progress.note(f"{tokens} tokens can't be measured: {failed}")
         self._journal.add({"skipped": number, "tokens": tokens})
         self._skips[number] += 1
         return "failed"
 
-    def _fail(self, tokens: int, because: str) -> None:
-        self._failed[tokens] = because
-        self._journal.add({"failed": tokens, "because": because})
-        self._progress.note(f"{tokens} tokens can't be measured: {because}")
+    def _fail(self, tokens: int, because: str, number: int) -> None:
+        self._failed[tokens] = _Failure(tokens, because, number)
+        self._journal.add(vars(self._failed[tokens]))
 
     def _visit(self, number: int, tokens: int, frames: bool = False) -> float:
         """Measure one block of a point and keep it; again, after a pause, while the device throttles."""
@@ -307,15 +318,20 @@ class Sweep:
         count = round(BLOCK_MS / max(latest, 1e-3))
         return min(max(count, BLOCK_SAMPLES[0]), BLOCK_SAMPLES[1])
 
-    def _start_session(self) -> None:
-        """Once in a process: make the device ready, refuse to mix with another state of it, and warm it up."""
+    def _start_session(self, number: int) -> None:
+        """Once in a process: make the device ready, refuse to mix with another state of it, and warm it up.
+
+        `number`: of the round that it is made ready for.
+        """
         if self._started:
             return
         self._started = True
         begun = dict(self._begin())
         for tokens, because in begun.pop(FAILED, {}).items():
+            if tokens == self._anchor:
+                raise PointFailed(because)  # kept nowhere: it may be mended, and the run go on
             if tokens not in self._failed:
-                self._fail(tokens, because)
+                self._fail(tokens, because, number)
         state = json.loads(json.dumps(begun))
         for earlier in (entry["session"] for entry in self._journal.entries if "session" in entry):
             if different := [name for name in state if state[name] != earlier.get(name)]:

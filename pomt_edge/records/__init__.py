@@ -26,6 +26,10 @@ from pomt_edge.records.deployed import (
     ServeCheck,
     Stage,
 )
+from pomt_edge.records.fleet import (
+    Fleet,
+    FleetRun,
+)
 from pomt_edge.records.measured import (
     MEASURED,
     RECORDED,
@@ -61,6 +65,8 @@ __all__ = [
     "Environment",
     "FieldPair",
     "File",
+    "Fleet",
+    "FleetRun",
     "LatencyCurve",
     "LatencyPoint",
     "Parity",

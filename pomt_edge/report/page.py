@@ -21,6 +21,7 @@ def render(result: Result) -> str:
         script=script,
         script_hash=_hash(script),
         plan=result.plan,
+        origin=result.environment.origin,
         curve=result.curve,
         verdict=words.verdict(result),
         title=words.title(result.plan, result.environment.device_name),

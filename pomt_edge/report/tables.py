@@ -277,7 +277,7 @@ def environment_rows(result: Result) -> list[tuple[str, str]]:
         ("device", f"{environment.device_name} ({environment.device})"),
         ("engine", f"{environment.engine}, {environment.precision}"),
         ("images", f"batch {environment.batch_size}, {environment.image_px} px"),
-        ("threads", str(environment.threads)),
+        *([("threads", str(environment.threads))] if environment.threads else []),
         ("platform", environment.platform),
         ("python", environment.python),
         *_flat("", environment.versions),

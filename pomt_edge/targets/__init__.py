@@ -54,10 +54,17 @@ class Place(Target, Protocol):
         """The device's own name, such as 'NVIDIA H200' or the processor's model."""
 
     def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
-        """Make ready what will be measured; the counts that can't be, and why."""
+        """Make ready what will be measured; the counts that can't be, and why, which the user was told.
+
+        Raises:
+            PointFailed: the unreduced model can't be, so that there is no curve.
+        """
 
     def held(self, lock: bool, required: bool, tell: Callable[[str], None]) -> AbstractContextManager[ClockState]:
         """Lock the clocks for as long as the context lasts; see `measure.clocks.locked_clocks`."""
 
     def environment(self, setting: Setting, engine: str) -> Environment:
         """Where the numbers come from."""
+
+    def close(self, finished: bool = False) -> None:
+        """Let go of the device; `finished`: what was kept there for going on is needed no more."""

@@ -78,6 +78,9 @@ class LocalTarget:
     def environment(self, setting: Setting, engine: str) -> Environment:
         return environment.describe(setting, engine, self.system)
 
+    def close(self, finished: bool = False) -> None:
+        """There is nothing to let go of."""
+
     def reading(self) -> Reading:
         return self._counters.read()
 

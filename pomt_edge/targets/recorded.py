@@ -22,7 +22,7 @@ from pomt_edge.errors import UserError
 from pomt_edge.machine.controls import Control
 from pomt_edge.machine.counters import Reading
 from pomt_edge.measure import sweep
-from pomt_edge.measure.clocks import ClockState
+from pomt_edge.measure.clocks import LOCKED, ClockState, check_required
 from pomt_edge.measure.journal import NAME as JOURNAL
 from pomt_edge.measure.progress import Progress
 from pomt_edge.records import RECORDED, Environment, RecordError, Result
@@ -53,9 +53,12 @@ class RecordedCurve:
     """By tokens left, in the order of measurement; empty where only `spread_ms` was kept."""
     spread_ms: Mapping[int, tuple[float, float, float]]
     """Minimum, median and maximum by tokens left; empty where there are samples."""
-    engine: str = ""
-    reduction: str = ""
-    """How the tokens were removed."""
+    engine: str = "torch"
+    probe: str = "block"
+    """'input': the tokens were dropped before the first block, so that no reduction took part."""
+    method: str = ""
+    block: str = ""
+    """By which method and where, as typed; empty where that was not kept."""
     memory_mib: Mapping[int, float] = field(default_factory=dict)
 
     @property
@@ -64,8 +67,22 @@ class RecordedCurve:
         return tuple(sorted(self.samples_ms or self.spread_ms, reverse=True))
 
     @property
+    def counts(self) -> str:
+        """'197 to 150, 100': runs of neighbours."""
+        runs = []
+        for _, group in itertools.groupby(enumerate(self.tokens), key=lambda pair: pair[0] + pair[1]):
+            run = [tokens for _, tokens in group]
+            runs.append(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}")
+        return ", ".join(runs)
+
+    @property
     def title(self) -> str:
         return f"{self.model}, batch {self.batch_size}, {self.precision}"
+
+    @property
+    def reduction(self) -> str:
+        """How the tokens were removed."""
+        return "tokens dropped at the input" if self.probe == "input" else f"{self.method} in block {self.block}"
 
     @property
     def how(self) -> str:
@@ -126,7 +143,7 @@ class RecordedTarget:
             UserError: this count was not recorded.
         """
         if tokens not in self._replays:
-            raise UserError(f"{tokens} tokens of {self.curve.title} were not recorded; there are {self._counts()}")
+            raise UserError(f"{tokens} tokens of {self.curve.title} were not recorded; there are {self.curve.counts}")
         samples = list(itertools.islice(self._replays[tokens], count))
         self.seconds += sum(samples) / 1e3
         return samples
@@ -142,7 +159,14 @@ class RecordedTarget:
 
     @contextlib.contextmanager
     def held(self, lock: bool, required: bool, tell: Callable[[str], None]) -> Iterator[ClockState]:
-        yield ClockState(RECORDED)
+        environment = self._recording.environment if self._recording else {}
+        clocks = environment.get("details", {}).get("clocks") or {}
+        if clocks.get("state") == LOCKED:
+            yield ClockState(RECORDED, "locked on the recorded device")
+            return
+        state = ClockState(RECORDED, "not known to have been locked on the recorded device")
+        check_required(state, required)
+        yield state
 
     def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
         """Nothing to make ready; counts that were not recorded can't be measured."""
@@ -159,6 +183,9 @@ class RecordedTarget:
             details |= {"recorded_environment": dict(self._recording.environment)}
         return _elsewhere.environment(setting, engine, self.device_name, RECORDED, "recorded", details)
 
+    def close(self, finished: bool = False) -> None:
+        """There is nothing to let go of."""
+
     def warm_up(self) -> None:
         """There is nothing to load."""
 
@@ -168,14 +195,6 @@ class RecordedTarget:
     def pause(self, seconds: float) -> None:
         """Nothing cools."""
         self.seconds += seconds
-
-    def _counts(self) -> str:
-        """'197 to 150, 100': runs of neighbours."""
-        runs = []
-        for _, group in itertools.groupby(enumerate(self.curve.tokens), key=lambda pair: pair[0] + pair[1]):
-            run = [tokens for _, tokens in group]
-            runs.append(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}")
-        return ", ".join(runs)
 
 
 def _drawn(spread: tuple[float, float, float], seed: Sequence[int]) -> Iterator[float]:
@@ -271,13 +290,12 @@ def _curve_of(result: Result, journal: Path) -> dict[str, Any]:
         samples.setdefault(visit.tokens, []).extend(float(f"{ms:.5g}") for ms in block)
         if visit.memory_mib is not None:
             memory[visit.tokens] = max(memory.get(visit.tokens, 0.0), visit.memory_mib)
-    where = "at the input" if configuration["probe"] == "input" else f"in block {configuration['block']}"
     return {
         "model": configuration["model"],
         "batch_size": configuration["batch_size"],
         "precision": configuration["precision"],
         "engine": configuration["engine"],
-        "reduction": f"{configuration['method']} {where}",
+        **{name: configuration[name] for name in ("probe", "method", "block")},
         "tokens": sorted(samples, reverse=True),
         "samples_ms": [samples[tokens] for tokens in sorted(samples, reverse=True)],
         "memory_mib": [memory.get(tokens) for tokens in sorted(samples, reverse=True)],
@@ -344,9 +362,8 @@ def _curve(data: Mapping[str, Any]) -> RecordedCurve:
         *_key(data),
         samples,
         spread,
-        data.get("engine", ""),
-        data.get("reduction", ""),
-        {count: mib for count, mib in memory if mib is not None},
+        **{name: data[name] for name in ("engine", "probe", "method", "block") if name in data},
+        memory_mib={count: mib for count, mib in memory if mib is not None},
     )
 
 

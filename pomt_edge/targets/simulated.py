@@ -87,6 +87,9 @@ class SimulatedTarget:
         }
         return _elsewhere.environment(setting, engine, self.device_name, SIMULATED, "simulated", details)
 
+    def close(self, finished: bool = False) -> None:
+        """There is nothing to let go of."""
+
     @property
     def clock_problem(self) -> str | None:
         """Why the clocks are not locked, as it would be on a device with such a fault; None where there is none."""

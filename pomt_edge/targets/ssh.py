@@ -146,13 +146,19 @@ class SshTarget:
         self._clocks_under_load(seconds)
 
     def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
-        """Build every engine before anything is timed; which counts failed, and why."""
+        """Build every engine before anything is timed; which counts failed, and why.
+
+        Raises:
+            PointFailed: of the unreduced model, without which there is no curve.
+        """
         progress.stage("building engines on the board, token counts", len(counts))
         for tokens in counts:
             try:
                 self._engine(tokens)
                 progress.advance(f"{tokens} tokens")
             except PointFailed as failed:
+                if tokens == self._most_tokens:
+                    raise  # all others are held against it
                 progress.note(str(failed))
                 progress.advance(f"{tokens} tokens: failed")
         return {tokens: str(self._failed[tokens]) for tokens in counts if tokens in self._failed}
@@ -196,14 +202,17 @@ class SshTarget:
 
     def cleanup(self) -> None:
         """Remove all that was kept on the board; the clocks are put back first."""
-        self._hold = False
-        self._note_problems(self._done({"request": "cleanup"}, "cleaning up"))
-        self._engines.clear()
-        self.close()
+        self.close(finished=True)
 
-    def close(self) -> None:
-        """Put the clocks back and end the agent."""
+    def close(self, finished: bool = False) -> None:
+        """Put the clocks back and end the agent; `finished`: remove what was built, which would fill the disk."""
         self.end()
+        if finished:
+            try:
+                self._note_problems(self._done({"request": "cleanup"}, "cleaning up"))
+                self._engines.clear()
+            except UserError as error:
+                self._progress.note(f"{error}; what was built stays on the board")
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -235,12 +244,12 @@ class SshTarget:
 
     @property
     def device_name(self) -> str:
-        return str(self.describe()["board"])
+        return str(self.describe().get("board") or f"a board without a name ({self.address})")
 
     def environment(self, setting: Setting, engine: str) -> Environment:
         facts = self.describe()
         system = f"Linux {facts.get('kernel', '')} {facts.get('architecture', '')}".strip()
-        return _elsewhere.environment(setting, engine, str(facts["board"]), MEASURED, system, facts)
+        return _elsewhere.environment(setting, engine, self.device_name, MEASURED, system, facts)
 
     # The connection
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 
@@ -8,12 +9,22 @@ import pytest
 from staircases import KnownTarget, two_cliffs
 
 from pomt_edge.choose import staircase
-from pomt_edge.errors import UserError
+from pomt_edge.errors import PointFailed, UserError
 from pomt_edge.machine.counters import Reading
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Silent
 from pomt_edge.measure.steadiness import detrended
-from pomt_edge.measure.sweep import ANCHOR_EVERY, Cooling, Grid, Sweep, Visit, scaled, suspicious
+from pomt_edge.measure.sweep import (
+    ANCHOR_EVERY,
+    BLOCK_SAMPLES,
+    FAILED,
+    Cooling,
+    Grid,
+    Sweep,
+    Visit,
+    scaled,
+    suspicious,
+)
 from pomt_edge.measure.timing import StopRule
 from pomt_edge.records import LatencyCurve
 
@@ -240,3 +251,95 @@ def test_two_points_and_one_are_a_curve_too(tmp_path: Path) -> None:
     assert len(sweep(tmp_path / "two", KnownTarget(two_cliffs), (197, 150)).points) == 2
     single = sweep(tmp_path / "one", KnownTarget(two_cliffs), (197,))
     assert staircase.fit(single).efficient == (197,)
+
+
+class Failing(KnownTarget):
+    """One count can't be measured, from its so-many-th call on; `stop_at`: the process ends at that call of all."""
+
+    fails = 150
+    after = 0
+    failed_at = 0
+    stop_at: int | None = None
+
+    def time_ms(self, tokens: int, count: int) -> list[float]:
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        if tokens == self.fails and sum(1 for each, _ in self.calls if each == tokens) >= self.after:
+            self.failed_at = len(self.calls)
+            raise PointFailed(f"{tokens} tokens: out of memory")
+        return super().time_ms(tokens, count)
+
+
+@pytest.mark.parametrize("after", [0, 5])
+def test_a_count_that_fails_is_no_row_and_the_others_are_as_without_it(tmp_path: Path, after: int) -> None:
+    target = Failing(two_cliffs, noise=0)
+    target.after = after
+    with Journal(tmp_path, {}) as journal:
+        run = Sweep(Grid(TOKENS), target, journal, Silent())
+        run.run()
+        assert run.failed == {150: "150 tokens: out of memory"}
+        curve = run.confirm(150)  # the choice itself may fail when it is measured again
+    assert [point.tokens for point in curve.points] == [tokens for tokens in TOKENS if tokens != 150]
+    assert [point.median_ms for point in curve.points] == pytest.approx([two_cliffs(p.tokens) for p in curve.points])
+    again = Failing(two_cliffs)
+    with Journal(tmp_path, {}) as journal:
+        resumed = Sweep(Grid(TOKENS), again, journal, Silent())
+        assert resumed.run() == curve and resumed.failed == run.failed
+    assert again.calls == []
+
+
+def test_an_interrupted_sweep_with_a_failed_count_measures_nothing_twice(tmp_path: Path) -> None:
+    """The count fails in a round whose points depend on the rounds before, and the process ends in that round."""
+
+    class Noisy(Failing):
+        def time_ms(self, tokens: int, count: int) -> list[float]:
+            self._noise = 0.1 if tokens > 180 or tokens == 150 else 0
+            return super().time_ms(tokens, count)
+
+    def run(folder: Path, after: int, stop_at: int | None = None) -> tuple[Noisy, Sweep]:
+        target = Noisy(two_cliffs)
+        target.after, target.stop_at = after, stop_at
+        with Journal(folder, {}) as journal:
+            sweeping = Sweep(Grid(TOKENS, rule=StopRule(point_seconds=0.4)), target, journal, Silent())
+            with contextlib.suppress(KeyboardInterrupt):
+                sweeping.run()
+        return target, sweeping
+
+    whole, _ = run(tmp_path / "whole", after=14)
+    assert whole.failed_at
+    _, cut = run(tmp_path / "cut", 14, stop_at=whole.failed_at + 15)
+    last = max(visit.round for visit in cut._visits)
+    assert last >= StopRule().least_blocks and cut.failed
+    _, resumed = run(tmp_path / "cut", 0)
+    assert resumed.failed == cut.failed
+    visits = [visit for visit in resumed._visits if visit.round == last and not visit.frames and visit.tokens != 197]
+    assert len(visits) == len({visit.tokens for visit in visits}) > 10
+
+
+def test_an_anchor_that_fails_ends_the_run_and_may_be_mended(tmp_path: Path) -> None:
+    target = Failing(two_cliffs)
+    target.fails = 197
+    for begin in (dict, lambda: {FAILED: {197: "out of memory"}}):
+        with Journal(tmp_path, {}) as journal, pytest.raises(PointFailed, match="out of memory"):
+            Sweep(Grid(TOKENS[:10]), target, journal, Silent(), begin).run()
+    curve = sweep(tmp_path, KnownTarget(two_cliffs), TOKENS[:10])
+    assert [point.tokens for point in curve.points] == list(TOKENS[:10])
+
+
+def test_counts_that_failed_before_the_sweep_are_never_asked_for(tmp_path: Path) -> None:
+    target = KnownTarget(two_cliffs)
+    with Journal(tmp_path, {}) as journal:
+        run = Sweep(Grid(TOKENS[:10]), target, journal, Silent(), lambda: {FAILED: {190: "does not build"}})
+        assert 190 not in [point.tokens for point in run.run().points]
+        assert run.failed == {190: "does not build"}
+    assert 190 not in {tokens for tokens, _ in target.calls}
+
+
+def test_a_target_that_is_warm_from_its_start_is_not_warmed_up(tmp_path: Path) -> None:
+    class Warm(KnownTarget):
+        warms_up = False
+
+    target = Warm(two_cliffs)
+    curve = sweep(tmp_path, target, TOKENS[:10])
+    assert curve.steadiness.warm_up_forwards == 0
+    assert set(target.calls) == {(tokens, BLOCK_SAMPLES[1]) for tokens in TOKENS[:10]}

@@ -295,11 +295,14 @@ def test_accuracy_that_was_not_measured_is_said_and_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "label"), [("sim:orin", "Simulated"), ("recorded:a.csv", "Recorded"), ("cuda:0", None)]
+    ("origin", "label"), [("simulated", "Simulated"), ("recorded", "Recorded"), ("measured", None)]
 )
-def test_the_origin_of_the_latencies_is_labelled(device: str, label: str | None) -> None:
-    labels = {callout.label for callout in words.callouts(changed(samples.staircase(), device=device))}
+def test_the_origin_of_the_latencies_is_labelled(origin: str, label: str | None) -> None:
+    result = samples.staircase()
+    result = dataclasses.replace(result, environment=dataclasses.replace(result.environment, origin=origin))
+    labels = {callout.label for callout in words.callouts(result)}
     assert labels - {"Clocks"} == ({label} if label else set())
+    assert f'<th scope="col">{origin.capitalize()}</th>' in render(result)
 
 
 def test_the_papers_probe_promises_nothing_of_the_reduced_model() -> None:

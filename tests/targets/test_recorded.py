@@ -32,7 +32,7 @@ def test_the_packaged_recording_keeps_its_medians_and_its_cliff() -> None:
         assert np.mean(samples <= median) == pytest.approx(0.5, abs=0.05)
     assert np.median(target.time_ms(192, 200)) < 0.92 * np.median(target.time_ms(193, 200))
     assert curve.how == DRAWN and "drawn" in DRAWN
-    assert RecordedTarget(curve, seed=1).time_ms(197, 5) == RecordedTarget(curve, 1).time_ms(197, 5)
+    assert RecordedTarget(curve, seed=1).time_ms(197, 5) == RecordedTarget(curve, seed=1).time_ms(197, 5)
     assert RecordedTarget(curve, seed=1).time_ms(197, 5) != RecordedTarget(curve, seed=2).time_ms(197, 5)
 
 

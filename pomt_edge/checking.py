@@ -1,0 +1,192 @@
+"""Whether a plan still stands: its model, as it is now, on a simulated or a recorded device, without noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from pomt_edge import demo, profiles
+from pomt_edge.choose.standing import Standing, judge
+from pomt_edge.errors import UserError
+from pomt_edge.measure.progress import Silent
+from pomt_edge.models import create
+from pomt_edge.models.create import Created
+from pomt_edge.models.family import family_of
+from pomt_edge.places import Wanted, open_place
+from pomt_edge.records import LatencyCurve, LatencyPoint, Plan
+from pomt_edge.reduce import method, schedule
+from pomt_edge.reduce.method import Method
+from pomt_edge.reduce.reduced_model import reduce_model
+from pomt_edge.request import Request
+from pomt_edge.targets import Place, recorded
+from pomt_edge.targets.recorded import RecordedTarget
+from pomt_edge.targets.simulated import SimulatedTarget
+
+LEAST_SHARE = 0.1
+"""Of the tokens: how far down the curve goes, as in the main job."""
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """The options of `pomt-edge check`; None: the plan's."""
+
+    plan: Plan
+    device: str
+    tolerance_percent: float = 5.0
+    model: str | None = None
+    weights: Path | None = None
+    num_classes: int | None = None
+    image_px: int | None = None
+    power_mode: str | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of the plan."""
+
+    model: str
+    """timm's full name of the model that was checked."""
+    standing: Standing
+    notes: tuple[str, ...]
+    """What limits the answer, a sentence each."""
+
+
+def check(request: CheckRequest) -> Checked:
+    """Make the plan's model, obtain its curve, and judge where the plan's count lies on it.
+
+    Raises:
+        UserError: no such model or device, a model that the plan's method can't reduce, a count that was not recorded.
+    """
+    plan = request.plan
+    _check_device(request.device)
+    created = _created(request)
+    objection = _objection(plan, created.model)
+    if objection:
+        return Checked(created.name, Standing(False, objection), ())
+    place, curve = _curve_of(request, created)
+    before = _before(request, curve)
+    promised = plan.speedup if plan.device == request.device else None
+    standing = judge(curve, before, plan.tokens_out, request.tolerance_percent, promised)
+    return Checked(created.name, standing, tuple(_notes(request, place)))
+
+
+def _before(request: CheckRequest, curve: LatencyCurve) -> LatencyCurve | None:
+    """The curve of the plan's own model on this device; None where that would not be what the plan was chosen on."""
+    plan = request.plan
+    own = CheckRequest(plan, request.device, power_mode=request.power_mode)
+    if (request.model, request.num_classes, request.image_px) == (None, None, None):
+        return curve if plan.device == request.device else None
+    try:
+        created = _created(own)
+        return None if _objection(plan, created.model) else _curve_of(own, created)[1]
+    except UserError:  # not recorded, or timm no longer has it
+        return None
+
+
+def _created(request: CheckRequest) -> Created:
+    wishes = _request(request)
+    return create.create(create.Wanted(wishes.model, wishes.num_classes, wishes.image_px, wishes.weights))
+
+
+def _curve_of(request: CheckRequest, created: Created) -> tuple[Place, LatencyCurve]:
+    plan = request.plan
+    by = method.load(plan.method)
+    blocks = tuple(block for block, removed in enumerate(plan.schedule) if removed) or (plan.block,)
+    counts = _counts(plan, created.model, by, blocks)
+
+    def variant(tokens: int) -> nn.Module:
+        removals = schedule.spread(plan.tokens_in - tokens, blocks, len(plan.schedule))
+        return reduce_model(created.model, method=plan.method, schedule=removals, copy=False)
+
+    variant(plan.tokens_out)  # says so if the method can't reduce this model
+    wanted = Wanted(_request(request), created.name, created.model, by, blocks, variant, counts)
+    place = open_place(wanted, Silent())
+    return place, _curve(place, counts, plan)
+
+
+def _request(request: CheckRequest) -> Request:
+    """The main job's request for the same setting."""
+    plan = request.plan
+    model = request.model or plan.model
+    of_plan = model != demo.NAME  # the demo has its own, and takes no others
+    return Request(
+        model=model,
+        batch_size=plan.batch_size,
+        weights=request.weights,
+        num_classes=request.num_classes or (plan.num_classes if of_plan else None),
+        image_px=request.image_px or (plan.image_px if of_plan else None),
+        device=request.device,
+        noise="none" if request.device.startswith("sim:") else None,
+        engine=plan.engine,
+        precision=plan.precision,
+        method=plan.method,
+        probe=plan.probe,
+        power_mode=request.power_mode,
+    )
+
+
+def _check_device(device: str) -> None:
+    kind, _, name = device.partition(":")
+    if kind == "sim":
+        profiles.load(name)
+    elif kind == "recorded":
+        recorded.load(name)
+    else:
+        raise UserError(
+            f"--device {device}: check takes sim:PROFILE or recorded:NAME; where a device is at hand, measure again "
+            "(offline_compute) and hold the two runs together (pomt-edge compare)"
+        )
+
+
+def _objection(plan: Plan, model: nn.Module) -> str | None:
+    """Why the plan can't be this model's at all; None where it can."""
+    family = family_of(model)
+    tokens, depth = family.token_count(model), len(family.blocks(model))
+    if tokens != plan.tokens_in:
+        return f"the model has {tokens} tokens, the plan is for {plan.tokens_in}"
+    if depth != len(plan.schedule):
+        return f"the model has {depth} blocks, the plan is for {len(plan.schedule)}"
+    return None
+
+
+def _counts(plan: Plan, model: nn.Module, by: Method, blocks: Sequence[int]) -> tuple[int, ...]:
+    """From all tokens down as far as the main job goes, or the plan, or as the method can."""
+    full, depth = plan.tokens_in, len(plan.schedule)
+    most = schedule.most_in(blocks, depth, full, family_of(model).prefix_tokens(model), by.most)
+    least = max(min(math.ceil(LEAST_SHARE * full), plan.tokens_out), full - most)
+    return tuple(range(full, least - 1, -1))
+
+
+def _curve(place: Place, counts: Sequence[int], plan: Plan) -> LatencyCurve:
+    """The curve itself: what is simulated without noise, what was recorded by its medians."""
+    if isinstance(place, SimulatedTarget):
+        median = {tokens: place.latency_ms(tokens) for tokens in counts}
+    else:
+        assert isinstance(place, RecordedTarget)
+        kept = place.curve
+        median = {tokens: spread[1] for tokens, spread in kept.spread_ms.items()}
+        median |= {tokens: float(np.median(samples)) for tokens, samples in kept.samples_ms.items()}
+        for needed in (plan.tokens_in, plan.tokens_out):
+            if needed not in median:
+                raise UserError(
+                    f"{needed} tokens of {kept.title} were not recorded, and the plan needs them; record a run of it"
+                )
+    points = (LatencyPoint(n, median[n], median[n], median[n], 1, 1, "not measured") for n in counts if n in median)
+    return LatencyCurve(tuple(points), plan.probe)
+
+
+def _notes(request: CheckRequest, place: Place) -> list[str]:
+    plan = request.plan
+    notes = []
+    if plan.device != request.device:
+        notes.append(f"The plan was made on {plan.device}: its speedup there is not compared with {request.device}.")
+    if isinstance(place, RecordedTarget) and place.curve.reduction:
+        blocks = "at the input" if plan.probe == "input" else f"in block {plan.block}"
+        if place.curve.reduction != f"{plan.method} {blocks}":
+            notes.append(f"Recorded with {place.curve.reduction}, the plan has {plan.method} {blocks}.")
+    return notes

@@ -1,0 +1,94 @@
+"""`pomt-edge record`: a run becomes a device that anyone can measure again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pomt_edge import cli
+from pomt_edge.records import Plan, Result
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo, measured quickly on this CPU, at counts so far apart that a restless machine tells them too."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    words = "--bs 4 --grid-start 110 --grid-stop 22 --grid-stride 88 --point-seconds 0.3 --images 20 --max-drop 95"
+    assert cli.run([*words.split(), "--no-lock", "--threads", "1", "--device", "cpu", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return tmp_path / "data" / "pomt-edge" / "recordings"
+
+
+def record(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    capsys.readouterr()
+    code = cli.run_any(["record", *map(str, words)])
+    return code, *capsys.readouterr()
+
+
+def test_the_command_that_is_shown_replays_the_run_and_chooses_the_same(
+    run: Path, tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = record(capsys, run, "my_cpu")
+    assert code == 0 and not err
+    said, shown = out.splitlines()
+    result = Result.load(run / "result.json")
+    samples = sum(point.samples for point in result.curve.points)
+    assert f"{samples} samples of 3 counts, in {library / 'my_cpu.json'}" in said
+    assert said.startswith("demo, batch 4, fp32 on ")
+    command = shlex.split(shown.removeprefix("To replay it: "))
+    assert command[:3] == ["offline_compute", "--device", "recorded:my_cpu"]
+    again = tmp_path / "again"
+    assert cli.run([*command[1:], "--images", "20", "--point-seconds", "0.3", "--out", str(again)]) == 0
+    own, replayed = Plan.load(run), Plan.load(again)
+    assert (replayed.verdict, replayed.removed, replayed.schedule) == (own.verdict, own.removed, own.schedule)
+    assert replayed.verdict == "prune" and replayed.origin == "recorded" and replayed.device == "recorded:my_cpu"
+    assert [point.tokens for point in Result.load(again / "result.json").curve.points] == [197, 110, 22]
+    assert replayed.speedup == pytest.approx(own.speedup, rel=0.1)
+    assert "Recorded" in (again / "report.html").read_text()
+    # What was replayed is no measurement, and does not become one.
+    code, _, err = record(capsys, again, "second_hand")
+    assert code == 2 and "is recorded: a recording is made of a run that measured a device" in err
+
+
+def test_a_plan_is_checked_on_its_recording(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = record(capsys, run, "my_cpu", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["device"] == "recorded:my_cpu" and found["tokens"] == [197, 110, 22]
+    assert found["samples"] > 20 and Path(found["file"]).is_file() and found["next"].startswith("offline_compute ")
+    assert cli.run_any(["check", "--plan", str(run), "--device", "recorded:my_cpu", "--json"]) in (0, 1)
+    checked = json.loads(capsys.readouterr().out)
+    own = Plan.load(run)
+    assert checked["origin"] == "recorded" and checked["tokens"] == own.tokens_out
+    assert checked["ms"] == pytest.approx(own.predicted_ms, rel=0.01)
+
+
+def test_what_is_wrong_is_one_line_and_nothing_is_written(
+    run: Path, tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in (
+        ((tmp_path / "none", "name"), "expected the folder of a finished run"),
+        ((run, "My CPU"), "expected lower-case letters"),
+        ((run, "h200"), "the package's own recording"),
+        ((run,), "NAME"),
+    ):
+        code, out, err = record(capsys, *words)
+        assert code == 2 and not out and said in err and err.count("\n") == 1
+    assert not library.exists()
