@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from pomt_edge.deploy import parity
 from pomt_edge.deploy.graphs import Graph
 from pomt_edge.engines import Session, Tapped
-from pomt_edge.export import LOGITS
 from pomt_edge.export import graph as exporting
 from pomt_edge.records import Parity
 
