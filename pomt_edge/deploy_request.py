@@ -28,9 +28,9 @@ class DeployRequest:
     model: str | None = None
     batch_size: int | None = None
     removed: int | None = None
-    block: str = "3"
+    block: str | None = None
     """As typed: one block, some, or all."""
-    method: str = "pomt"
+    method: str | None = None
     num_classes: int | None = None
     image_px: int | None = None
     weights: Path | None = None
@@ -90,13 +90,17 @@ class DeployRequest:
     def _check_source(self) -> None:
         if self.plan is not None and self.model is not None:
             raise UserError("--plan and --model exclude each other: a plan names its model; leave one out")
-        if self.plan is not None and self.removed is not None:
-            raise UserError("--plan and --removed exclude each other: a plan says what to remove; leave one out")
+        for option, value in (("--removed", self.removed), ("--block", self.block), ("--method", self.method)):
+            if self.model is None and value is not None and (option != "--removed" or self.plan is not None):
+                raise UserError(f"{option} is for --model: a plan says what to remove, where and how; leave it out")
         if self.model is not None and self.removed is None:
             raise UserError("--model needs --removed N as well (and --block, 3 unless given), or give --plan FILE")
         if self.removed is not None and self.model is None:
             raise UserError("--removed needs --model as well; without it the newest plan is deployed")
-        catalogue.check(self.method.partition(":")[0], catalogue.names(METHODS), "method")
+        if self.method is not None:
+            catalogue.check(self.method.partition(":")[0], catalogue.names(METHODS), "method")
+        if self.workspace_mib is not None and self.engine not in (None, "trt", "trt_rtx", "onnxruntime"):
+            raise UserError(f"--workspace is TensorRT's; leave it out with --engine {self.engine}")
 
     def further_counts(self) -> tuple[int, ...]:
         """--counts: token counts whose graphs go into the bundle beside the two, most first."""
@@ -147,7 +151,14 @@ def with_plan(request: DeployRequest, plan: Plan) -> DeployRequest:
         image_px=request.image_px or (None if plan.model == demo.NAME else plan.image_px),
         engine=request.engine or plan.engine,
         precision=request.precision or plan.precision,
+        device=plan.device if _keeps_device(request, plan) else request.device,
     )
+
+
+def _keeps_device(request: DeployRequest, plan: Plan) -> bool:
+    """Whether to stay on the device that the plan was measured on: where nothing else was asked for."""
+    same_engine = request.engine in (None, plan.engine)
+    return request.device == "auto" and same_engine and plan.device.startswith(("cpu", "cuda"))
 
 
 def _classes(plan: Plan) -> int | None:

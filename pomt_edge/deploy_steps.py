@@ -18,10 +18,12 @@ from pomt_edge.deploy.proof import Yardstick
 from pomt_edge.deploy_request import DeployRequest
 from pomt_edge.deploy_subject import Subject
 from pomt_edge.engines import BuildOptions, Engine, Session, Setting
+from pomt_edge.errors import UserError
 from pomt_edge.export import files as onnx_files
 from pomt_edge.export.target import Target
 from pomt_edge.job import graphs_wanted, with_graphs
 from pomt_edge.machine.system import System
+from pomt_edge.measure import environment
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.timing import StopRule
@@ -54,8 +56,9 @@ class Work:
 
     @property
     def graph_precision(self) -> str:
-        """What the graphs are written in; an older TensorRT gets float32 and a flag."""
-        return self.setting.precision if self.target.typed else "fp32"
+        """What the graphs are written in; an older TensorRT gets float32 and a flag, but the scales of int8."""
+        precision = self.setting.precision
+        return precision if self.target.typed or precision == "int8" else "fp32"
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -70,7 +73,9 @@ class Work:
             "engine": self.engine_name,
             "engine_version": self.engine.version() if self.engine and not self.missing else None,
             "target": self.target.name,
-            **dataclasses.asdict(self.setting),
+            **dataclasses.asdict(self.setting) | {"cuda_graphs": request.cuda_graphs},
+            "workspace_mib": request.workspace_mib,
+            "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "dynamic_batch": request.dynamic_batch,
             "interval_percent": request.interval_percent,
@@ -91,9 +96,12 @@ class Found:
     serve: ServeCheck | None = None
     environment: Environment | None = None
 
+    unproven: tuple[str, ...] = ()
+    """Graphs that nothing here could run."""
+
     @property
-    def proven(self) -> bool:
-        return all(parity.passed for parity in self.parities)
+    def failed(self) -> bool:
+        return not all(parity.passed for parity in self.parities)
 
 
 class Steps:
@@ -125,13 +133,13 @@ class Steps:
             self._export()
             self._prove_graphs()
             self._export_further()
-        if not self.found.proven:
+        if self.found.failed:
             return
         engine = self.work.engine
         sessions = self._build(engine) if engine and not self.missing else {}
         if sessions and engine:
             self._prove_engine(engine, sessions)
-        if not self.found.proven:
+        if self.found.failed:
             return
         if self.work.request.bundle is not None or (self.missing and self._graphs):
             self._write_bundle()
@@ -157,8 +165,13 @@ class Steps:
             self._graphs[name] = graph
             self.found.opset = graph.opset
             for path in sorted(graph.file.parent.glob(f"{graph.file.name}*")):
-                self.found.files += (File(path.name, onnx_files.sha256(path), path.stat().st_size),)
+                self._list(path)
             self._progress.advance(name)
+
+    def _list(self, path: Path) -> None:
+        """Among the deployment's files; one that was written again is listed once."""
+        others = tuple(file for file in self.found.files if file.name != path.name)
+        self.found.files = (*others, File(path.name, onnx_files.sha256(path), path.stat().st_size))
 
     def _prove_graphs(self) -> None:
         """By ONNX Runtime, unless it is the engine itself, which is proven then."""
@@ -166,21 +179,26 @@ class Steps:
             return
         self._progress.stage("proving the graphs", len(self._graphs))
         for name, graph in self._graphs.items():
-            parity = proof.of_graph(self._yardsticks[name], graph, self.work.graph_precision)
-            if parity is None:
-                self._progress.note(f"{name}.onnx was not run by itself: ONNX Runtime is not here or can't run it")
-            else:
-                self.found.parities += (parity,)
+            self._prove_graph(self._yardsticks[name], graph)
             self._progress.advance(name)
+
+    def _prove_graph(self, yardstick: Yardstick, graph: Graph) -> None:
+        parity = proof.of_graph(yardstick, graph, self.work.graph_precision)
+        if parity is None:
+            self.found.unproven += (graph.variant,)
+        else:
+            self.found.parities += (parity,)
 
     def _export_further(self) -> None:
         """The bundle's further counts; now, because a module engine may turn the model into half precision."""
-        plan = self.work.subject.plan
+        plan, subject = self.work.subject.plan, self.work.subject
         for tokens in self.work.request.further_counts():
             if tokens not in (plan.tokens_in, plan.tokens_out):
-                self._progress.busy(f"exporting {tokens} tokens")
-                name, model = f"tokens_{tokens}", self.work.subject.with_tokens(tokens)
-                self._further[name] = graphs.export(name, model, self._wanted(), self._scratch, self._scratch).file
+                self._progress.busy(f"exporting and proving {tokens} tokens")
+                name, model = f"tokens_{tokens}", subject.with_tokens(tokens)
+                graph = graphs.export(name, model, self._wanted(), self._scratch, self._scratch)
+                self._prove_graph(Yardstick.of(name, model, subject.batches, subject.real_images), graph)
+                self._further[name] = graph.file
 
     def _build(self, engine: Engine) -> dict[str, Session]:
         """The engine's sessions; none where it turns out to be able to build here and not to run."""
@@ -203,6 +221,9 @@ class Steps:
             else:
                 sessions[name] = made.session
                 self.found.builds += made.builds
+            for path in (self.work.folder / f"{name}.engine", self.work.folder / f"{name}.build.log"):
+                if path.exists():
+                    self._list(path)
             self._progress.advance(name)
         return {} if self.missing else sessions
 
@@ -230,6 +251,7 @@ class Steps:
             "batch_size": work.setting.batch_size,
             "dynamic_batch": work.request.dynamic_batch,
             "workspace_mib": work.request.workspace_mib,
+            "proven": {name: "" if name in self.found.unproven else "onnxruntime" for name in files},
             "float32_layers": [] if work.target.typed else graphs.float32_layers(files.values(), precision),
         }
         bundle.write(folder, plan=plan, graphs=files, target=work.target, precision=precision, facts=facts)
@@ -253,16 +275,24 @@ class Steps:
             progress, journal, name = self._progress, self._journal, self.work.engine_name
             self.found.benchmark = benchmark.measure(
                 target,
+                target.timer,
                 counts,
                 rule,
                 setting.batch_size,
                 journal,
                 progress,
-                lambda: start(request, target, counts, setting, name, inputs, journal, progress, locks),
+                lambda: (
+                    start(request, target, counts, setting, name, inputs, journal, progress, locks) | self._same(target)
+                ),
             )
             self._serve(sessions)
         kept = [entry["environment"] for entry in self._journal.entries if "environment" in entry]
         self.found.environment = Environment.from_dict(kept[-1])
+
+    def _same(self, target: LocalTarget) -> dict[str, Any]:
+        """What else has to stay the same through a run: another build of an engine is another engine."""
+        engines = {file.name: file.sha256 for file in self.found.files if file.name.endswith(".engine")}
+        return {"timer": target.timer, "device": environment.device_name(self._setting.device), "engines": engines}
 
     def _serve(self, sessions: dict[str, Session]) -> None:
         request = self.work.request
@@ -270,7 +300,8 @@ class Steps:
             return
         self._progress.busy("serving images")
         preprocessing = self.work.subject.preprocessing
-        most = request.images
-        self.found.serve = serve.serve_check(
-            request.serve_check, sessions, preprocessing, self._setting.batch_size, most
-        )
+        batch_size = self._setting.batch_size
+        try:
+            self.found.serve = serve.serve_check(request.serve_check, sessions, preprocessing, batch_size)
+        except UserError as error:  # what was measured before is worth keeping
+            self._progress.note(str(error))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pomt_edge import __version__, demo
 from pomt_edge.deploy_request import DeployRequest
 from pomt_edge.errors import UserError
+from pomt_edge.export.pipeline import CALIBRATION_IMAGES
 from pomt_edge.job import classes_of, preprocessing_of
 from pomt_edge.measure import datasets
 from pomt_edge.measure.datasets import Images
@@ -23,12 +24,11 @@ from pomt_edge.measure.progress import Progress
 from pomt_edge.models import create
 from pomt_edge.models.create import Created, Wanted
 from pomt_edge.models.family import family_of
-from pomt_edge.records import Plan, Preprocessing
+from pomt_edge.records import Environment, Plan, Preprocessing, RecordError
 from pomt_edge.reduce import schedule
 from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.request import Request
 
-CALIBRATION_IMAGES = 128
 SEEDED_BATCHES = 4
 
 
@@ -62,6 +62,18 @@ class Subject:
         places = [index for index, removed in enumerate(self.plan.schedule) if removed]
         removals = schedule.spread(self.plan.tokens_in - tokens, places, len(self.plan.schedule))
         return reduce_model(self.baseline, method=self.plan.method, schedule=removals, copy=False)
+
+    def check_counts(self, counts: Sequence[int]) -> None:
+        """Raise a UserError for a count that the plan's blocks can't leave."""
+        if counts and not self.plan.removed:
+            raise UserError(
+                "--counts are for a plan that removes tokens, and this one removes none; leave --counts out"
+            )
+        for tokens in counts:
+            if tokens != self.plan.tokens_in:
+                if not 0 < tokens < self.plan.tokens_in:
+                    raise UserError(f"--counts {tokens}: expected 1 to {self.plan.tokens_in} tokens")
+                self.with_tokens(tokens)
 
     def facts(self, precision: str) -> dict[str, Any]:
         """What the files say of themselves."""
@@ -103,6 +115,26 @@ def subject_of(request: DeployRequest, plan: Plan | None, device: str, progress:
         _calibration(request, created, preprocessing, batch_size) if request.precision == "int8" else (),
         _labels(request, created),
     )
+
+
+def check_weights(request: DeployRequest, subject: Subject, environment: Path) -> None:
+    """Raise a UserError where a plan was made with other weights than will be deployed and nobody asked for these.
+
+    Args:
+        environment: of the plan's run, beside the plan; where it is not there nothing is known.
+    """
+    if request.weights is not None or request.random_weights or not environment.exists():
+        return
+    try:
+        made_with = Environment.load(environment).details.get("weights")
+    except RecordError:
+        return
+    # Latency alone was measured with random weights; any will do then.
+    if made_with not in (None, "random", subject.created.weights):
+        raise UserError(
+            f"the plan was made with weights {made_with}, and without --weights {subject.created.weights} would be "
+            "deployed: give --weights FILE, the same file as then"
+        )
 
 
 def _options(request: DeployRequest) -> Request:
@@ -148,10 +180,10 @@ def _plan_by_hand(request: DeployRequest, created: Created, device: str) -> Plan
     family = family_of(created.model)
     full, depth = family.token_count(created.model), len(family.blocks(created.model))
     removed = request.removed or 0
-    blocks = schedule.blocks_of(request.block, depth)
+    blocks = schedule.blocks_of(request.block or "3", depth)
     return Plan(
         model=created.name,
-        method=request.method,
+        method=request.method or "pomt",
         schedule=schedule.spread(removed, blocks, depth),
         tokens_in=full,
         tokens_out=full - removed,

@@ -10,20 +10,22 @@ from typing import cast
 import torch
 
 from pomt_edge import catalogue
+from pomt_edge.deploy import bundle, serve
 from pomt_edge.deploy.promise import promise
 from pomt_edge.deploy_request import DEPLOYMENT, ONNX, DeployRequest, find_plan, with_plan
 from pomt_edge.deploy_steps import Steps, Work
-from pomt_edge.deploy_subject import subject_of
+from pomt_edge.deploy_subject import check_weights, subject_of
 from pomt_edge.engines import ENGINES, Engine, Setting
-from pomt_edge.errors import Interrupted, Unavailable
+from pomt_edge.errors import Interrupted, Unavailable, UserError
 from pomt_edge.export import target as targets
 from pomt_edge.export.target import Target
 from pomt_edge.job import check_writable
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
-from pomt_edge.records import MEASURED, Benchmark, Deployment, Parity, Plan
+from pomt_edge.records import MEASURED, Deployment, Parity, Plan
 
 DEPLOYED, EXPORTED, NOT_RUN, DIVERGES = "deployed", "exported", "not run", "diverges"
+UNPROVEN = "Graphs were not proven, because ONNX Runtime is not installed or can't run their precision"
 DEFAULT_BOARD = "jetpack6"
 BUILDS_APART = 1.02
 """Ratio of the slowest to the fastest build from which on a user should know."""
@@ -40,8 +42,11 @@ def run(request: DeployRequest, progress: Progress) -> tuple[Deployment, Path]:
     if named:
         progress.note(f"plan: {named[1]}")
         request = with_plan(request, named[0])
-    work = _settle(request, named[0] if named else None, progress)
+    plan, file = named or (None, None)
+    work = _settle(request, plan, file, progress)
     with Journal(work.folder, work.configuration) as journal, tempfile.TemporaryDirectory() as scratch:
+        # What it says of the files is over with the first that is written.
+        (work.folder / DEPLOYMENT).unlink(missing_ok=True)
         progress.note(f"results: {work.folder}")
         steps = Steps(work, journal, Path(scratch), progress)
         try:
@@ -50,20 +55,25 @@ def run(request: DeployRequest, progress: Progress) -> tuple[Deployment, Path]:
             kept = f"interrupted; what was measured is kept: give the same options and --out {work.folder} to go on"
             raise Interrupted(kept) from error
     result = _summary(steps)
-    result.plan.save(work.folder / "plan.json")
+    # Before the plan: a folder with a plan alone would be taken for a run of the main job.
     result.save(work.folder / DEPLOYMENT)
+    result.plan.save(work.folder / "plan.json")
     return result, work.folder
 
 
-def _settle(request: DeployRequest, plan: Plan | None, progress: Progress) -> Work:
+def _settle(request: DeployRequest, plan: Plan | None, file: Path | None, progress: Progress) -> Work:
     """From the cheapest check to the dearest; nothing is written yet."""
     name = request.engine or "torch"
     engine = None if name == ONNX else cast(Engine, catalogue.load(ENGINES, name, "engine"))
     check_writable(request.out)
+    if request.bundle is not None:
+        bundle.check_folder(request.bundle)
     device, missing = _device(request, engine)
     if request.threads:
         torch.set_num_threads(request.threads)
     subject = subject_of(request, plan, device, progress)
+    if file is not None:
+        check_weights(request, subject, file.parent / "environment.json")
     setting = Setting(
         device,
         request.precision or "fp32",
@@ -74,6 +84,9 @@ def _settle(request: DeployRequest, plan: Plan | None, progress: Progress) -> Wo
     )
     if engine and not missing:
         engine.check_setting(setting)
+    if request.serve_check is not None:
+        serve.files_in(request.serve_check, setting.batch_size)
+    subject.check_counts(request.further_counts())
     target = _target(request, engine, missing)
     stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = request.out or Path("runs") / f"deploy-{subject.created.name}-bs{setting.batch_size}-{name}-{stamp}"
@@ -82,9 +95,23 @@ def _settle(request: DeployRequest, plan: Plan | None, progress: Progress) -> Wo
 
 def _target(request: DeployRequest, engine: Engine | None, missing: str | None) -> Target:
     if request.target or engine is None:
-        return targets.named(request.target or "generic")
+        asked = targets.named(request.target or "generic")
+        _check_fits(asked, engine, missing)
+        return asked
     # Without the engine nobody knows which version the bundle will meet.
     return targets.named(DEFAULT_BOARD) if missing else engine.target()
+
+
+def _check_fits(asked: Target, engine: Engine | None, missing: str | None) -> None:
+    """Raise a UserError for another board's graphs on an engine that is here and would not read them as meant."""
+    if engine is None or missing or asked.name == "generic":
+        return
+    own = engine.target()
+    if asked.typed != own.typed or asked.opset > own.opset:
+        raise UserError(
+            f"--target {asked.name}: the engine here takes graphs for {own.name}; leave --target out, or for another "
+            f"board give --engine onnx --target {asked.name} --bundle DIR"
+        )
 
 
 def _device(request: DeployRequest, engine: Engine | None) -> tuple[str, str | None]:
@@ -104,9 +131,7 @@ def _summary(steps: Steps) -> Deployment:
     plan = work.subject.plan
     verdict, because = _verdict(steps)
     word = "none"
-    if found.benchmark is not None and not plan.predicted_ms:
-        because = f"{_measured(found.benchmark)}; the tokens to remove were given by hand, so nothing was promised"
-    elif found.benchmark is not None:
+    if found.benchmark is not None:
         word, because = promise(plan, found.benchmark, _measured_with(work))
     return Deployment(
         plan=plan,
@@ -129,10 +154,6 @@ def _summary(steps: Steps) -> Deployment:
     )
 
 
-def _measured(found: Benchmark) -> str:
-    return f"measured {found.speedup:.2f}x ({found.speedup_low:.2f} to {found.speedup_high:.2f})"
-
-
 def _measured_with(work: Work) -> dict[str, object]:
     setting = work.setting
     facts = {"precision": setting.precision, "batch_size": setting.batch_size, "device": setting.device}
@@ -145,7 +166,8 @@ def _verdict(steps: Steps) -> tuple[str, str]:
     if failed:
         return DIVERGES, "; ".join(map(_failure, failed))
     if work.engine is None:
-        return EXPORTED, "the graphs are written and proven; no engine was asked for"
+        proven = f"not proven: {', '.join(found.unproven)}" if found.unproven else "proven by ONNX Runtime"
+        return EXPORTED, f"the graphs are written, {proven}; no engine was asked for"
     if steps.missing:
         return NOT_RUN, steps.missing
     return DEPLOYED, ""
@@ -159,6 +181,8 @@ def _failure(parity: Parity) -> str:
 def _notes(steps: Steps) -> list[str]:
     work, found = steps.work, steps.found
     notes = []
+    if found.unproven:
+        notes.append(f"{UNPROVEN} ({', '.join(found.unproven)}).")
     if work.subject.created.weights == "random":
         notes.append("Random weights: what is built here has the right latency and computes nothing of use.")
     if not work.subject.real_images:

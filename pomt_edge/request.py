@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from pomt_edge import catalogue, demo, profiles
+from pomt_edge import catalogue, checks, demo, profiles
 from pomt_edge.choose.plan import Limits
 from pomt_edge.engines import ENGINES, PRECISIONS
 from pomt_edge.errors import UserError
@@ -161,7 +161,7 @@ class Request:
     def _check_clocks(self) -> None:
         if not self.sysroot.is_dir():
             raise UserError(
-                f"--sysroot {self.sysroot}: {_absent(self.sysroot)}; expected where the machine's / is mounted"
+                f"--sysroot {self.sysroot}: {checks.absent(self.sysroot)}; expected where the machine's / is mounted"
             )
         if not self.lock and self.require_locked:
             raise UserError("--no-lock and --require-locked exclude each other; leave one out")
@@ -170,30 +170,30 @@ class Request:
             raise UserError(f"{option} sets clocks and --no-lock leaves them alone; leave one out")
 
     def _check_ranges(self) -> None:
-        _in_range("--bs", self.batch_size, 1, 65536)
-        _in_range("--images", self.images, 1, 10**9)
-        _in_range("--num-classes", self.num_classes, 1, 10**7)
-        _in_range("--image-size", self.image_px, 1, 16384)
-        _in_range("--crop-pct", self.crop_pct, 0.05, 1.0)
-        _in_range("--threads", self.threads, 1, 4096)
-        _in_range("--grid-stride", self.grid_stride, 1, 10**6)
-        _in_range("--max-drop", self.max_drop, 0.0, 100.0)
-        _in_range("--budget-ms", self.budget_ms, 1e-6, 1e9)
-        _in_range("--alpha", self.alpha, 0.0, 1.0)
-        _in_range("--keep", self.keep, 0.0, 1.0)
-        _in_range("--interval", self.interval_percent, 0.01, 100.0)
-        _in_range("--point-seconds", self.point_seconds, 0.0, 1e5)
-        _in_range("--gpu-clock", self.gpu_clock_mhz, 1, 10**5)
-        _in_range("--seed", self.seed, 0, 2**63 - 1)
+        checks.in_range("--bs", self.batch_size, 1, 65536)
+        checks.in_range("--images", self.images, 1, 10**9)
+        checks.in_range("--num-classes", self.num_classes, 1, 10**7)
+        checks.in_range("--image-size", self.image_px, 1, 16384)
+        checks.in_range("--crop-pct", self.crop_pct, 0.05, 1.0)
+        checks.in_range("--threads", self.threads, 1, 4096)
+        checks.in_range("--grid-stride", self.grid_stride, 1, 10**6)
+        checks.in_range("--max-drop", self.max_drop, 0.0, 100.0)
+        checks.in_range("--budget-ms", self.budget_ms, 1e-6, 1e9)
+        checks.in_range("--alpha", self.alpha, 0.0, 1.0)
+        checks.in_range("--keep", self.keep, 0.0, 1.0)
+        checks.in_range("--interval", self.interval_percent, 0.01, 100.0)
+        checks.in_range("--point-seconds", self.point_seconds, 0.0, 1e5)
+        checks.in_range("--gpu-clock", self.gpu_clock_mhz, 1, 10**5)
+        checks.in_range("--seed", self.seed, 0, 2**63 - 1)
 
     def _check_words(self) -> None:
         catalogue.check(self.engine, catalogue.names(ENGINES), "engine")
         catalogue.check(self.method.partition(":")[0], [*catalogue.names(METHODS), ALL], "method")
-        _one_of("--precision", self.precision, PRECISIONS)
-        _one_of("--provider", self.provider, PROVIDERS)
-        _one_of("--probe", self.probe, PROBES)
-        _one_of("--accuracy-grid", self.accuracy_grid, ACCURACY_GRIDS)
-        _one_of("--interpolation", self.interpolation, INTERPOLATIONS)
+        checks.one_of("--precision", self.precision, PRECISIONS)
+        checks.one_of("--provider", self.provider, PROVIDERS)
+        checks.one_of("--probe", self.probe, PROBES)
+        checks.one_of("--accuracy-grid", self.accuracy_grid, ACCURACY_GRIDS)
+        checks.one_of("--interpolation", self.interpolation, INTERPOLATIONS)
         self._check_device()
 
     def _check_device(self) -> None:
@@ -213,7 +213,7 @@ class Request:
             raise UserError("--ssh-config is a board's; give --device ssh://USER@HOST, or leave it out")
         if self.ssh_config is not None and not self.ssh_config.is_file():
             raise UserError(
-                f"--ssh-config {self.ssh_config}: {_absent(self.ssh_config)}; expected a file as ssh -F takes"
+                f"--ssh-config {self.ssh_config}: {checks.absent(self.ssh_config)}; expected a file as ssh -F takes"
             )
         if self.is_elsewhere:
             self._check_elsewhere(kind)
@@ -234,9 +234,11 @@ class Request:
 
     def _check_data(self) -> None:
         if self.data is not None and not self.data.is_dir():
-            raise UserError(f"--data {self.data}: {_absent(self.data)}; expected one folder of images per class")
+            raise UserError(f"--data {self.data}: {checks.absent(self.data)}; expected one folder of images per class")
         if self.weights is not None and not self.weights.is_file():
-            raise UserError(f"--weights {self.weights}: {_absent(self.weights)}; expected .safetensors or a checkpoint")
+            raise UserError(
+                f"--weights {self.weights}: {checks.absent(self.weights)}; expected .safetensors or a checkpoint"
+            )
         if self.has_data:
             return
         for option, given in (
@@ -251,18 +253,3 @@ class Request:
         ):
             if given:
                 raise UserError(f"{option} needs images to measure accuracy on: give --data DIR as well")
-
-
-def _absent(path: Path) -> str:
-    return "is a folder" if path.is_dir() else "is a file" if path.exists() else "no such file or folder"
-
-
-def _in_range(option: str, value: float | None, least: float, most: float) -> None:
-    if value is not None and not least <= value <= most:
-        given = f"{value:g}" if isinstance(value, float) else str(value)
-        raise UserError(f"{option} {given} is out of range: expected {least:g} to {most:g}")
-
-
-def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise UserError(f"{option} {value}: expected one of {', '.join(known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -20,6 +21,7 @@ from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, NO_ENGINE, USAGE_ER
 from pomt_edge.deploy import building, serve
 from pomt_edge.engines import Session
 from pomt_edge.engines import onnxruntime as ort_engine
+from pomt_edge.engines import torch as torch_engine
 from pomt_edge.records import Deployment, Plan
 
 onnx = pytest.importorskip("onnx")
@@ -101,6 +103,7 @@ def test_the_newest_plan_is_reduced_proven_built_and_measured(deployed: tuple[Pa
     rate = 2e3 / result.benchmark.baseline.median_ms
     assert result.benchmark.baseline_images_per_s == pytest.approx(rate)
     assert result.environment is not None and result.environment.engine == "onnxruntime"
+    assert result.benchmark.timer == result.environment.details["timer"] == "host clock"
     assert Plan.load(folder) == plan()
 
 
@@ -148,15 +151,17 @@ def test_the_onnx_file_says_what_it_is_and_computes_the_demo(deployed: tuple[Pat
     assert (np.concatenate(found) == labels[:200]).mean() > 0.75
 
 
-def test_the_same_command_again_measures_nothing_twice(deployed: tuple[Path, str, str]) -> None:
+def test_the_same_command_again_measures_nothing_twice(
+    deployed: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = deployed[0]
+    monkeypatch.chdir(folder.parent)
     before = (folder / "measurements.jsonl").read_bytes()
-    command = [sys.executable, str(ROOT / "deploy.py"), *QUICK, "--out", "out", "--builds", "2"]
-    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    words = [*QUICK, "--out", "out", "--builds", "2"]
+    assert deploy(*words, "--bs", "3") == USAGE_ERROR
+    assert "batch_size" in capsys.readouterr().err
+    assert deploy(*words) == 0
     assert (folder / "measurements.jsonl").read_bytes() == before
-    other = subprocess.run([*command, "--bs", "3"], cwd=folder.parent, capture_output=True, text=True, check=False)
-    assert other.returncode == USAGE_ERROR and "batch_size" in other.stderr
 
 
 def test_openvino_is_deployed_too_and_onnx_runtime_proves_its_graph(tmp_path: Path) -> None:
@@ -177,6 +182,15 @@ def test_torch_needs_no_graph_unless_a_bundle_is_wanted(tmp_path: Path) -> None:
     assert all(proof.precision == "bf16" and proof.max_abs_diff > 0 for proof in result.parities)
 
 
+def test_int8_for_an_older_tensorrt_has_its_scales_in_the_graph(tmp_path: Path) -> None:
+    """The one precision that a flag alone can't ask for."""
+    words = [*BY_HAND, "--engine", "onnx", "--target", "jetpack5", "--precision", "int8"]
+    assert deploy(*words, *QUICK, "--images", "32", "--out", tmp_path / "out") == 0
+    nodes = {node.op_type for node in onnx.load(str(tmp_path / "out/reduced.onnx")).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= nodes
+    assert all(proof.precision == "int8" for proof in result_in(tmp_path / "out").parities)
+
+
 def test_stopping_at_the_graphs_with_a_bundle_and_further_counts(tmp_path: Path) -> None:
     bundle, out = tmp_path / "bundle", tmp_path / "out"
     words = [*BY_HAND, "--engine", "onnx", "--target", "jetpack4", "--bundle", bundle, "--counts", "160,117,96"]
@@ -186,6 +200,7 @@ def test_stopping_at_the_graphs_with_a_bundle_and_further_counts(tmp_path: Path)
     names = {path.name for path in bundle.glob("*.onnx")}
     assert names == {"baseline.onnx", "reduced.onnx", "tokens_160.onnx", "tokens_96.onnx"}
     assert {onnx.load(str(bundle / name)).opset_import[0].version for name in names} == {13}
+    assert {proof.variant for proof in result.parities} == {path.removesuffix(".onnx") for path in names}
     assert (bundle / "reduced.onnx").read_bytes() == (out / "reduced.onnx").read_bytes()
 
 
@@ -323,6 +338,11 @@ ERRORS = {
     "data": ([*BY_HAND, "--data", "nowhere"], "--data nowhere: no such file or folder"),
     "compile": ([*BY_HAND, "--engine", "onnxruntime", "--compile"], "--compile"),
     "method": (["--model", "demo", "--removed", "9", "--method", "tomm"], "unknown method 'tomm'"),
+    "method of a plan": (["--method", "tome"], "--method is for --model"),
+    "block of a plan": (["--block", "4"], "--block is for --model"),
+    "workspace": ([*BY_HAND, "--engine", "openvino", "--workspace", "9"], "--workspace is TensorRT's"),
+    "no such count": ([*BY_HAND, "--counts", "197,210", "--bundle", "b"], "--counts 210: expected 1 to 197 tokens"),
+    "count too small": ([*BY_HAND, "--counts", "1", "--bundle", "b"], "1"),
 }
 
 
@@ -350,12 +370,50 @@ def test_a_model_without_weights_at_hand_says_that_random_ones_will_do_for_laten
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_deployment_says_how_to_go_on(
+def test_an_interrupted_benchmark_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*arguments: Any) -> Any:
-        raise KeyboardInterrupt
+    words = [*BY_HAND, "--engine", "torch", *QUICK, "--out", tmp_path / "out"]
+    real, calls = torch_engine._HostSession.time_ms, iter(range(10**6))
 
-    monkeypatch.setattr(building, "make", interrupted)
-    assert deploy(*BY_HAND, "--engine", "torch", *QUICK, "--out", tmp_path / "out") == INTERRUPTED
+    def cut_off(session: Any, count: int) -> list[float]:
+        if next(calls) == 60:
+            raise KeyboardInterrupt
+        return real(session, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_engine._HostSession, "time_ms", cut_off)
+        assert deploy(*words) == INTERRUPTED
     assert f"--out {tmp_path / 'out'}" in capsys.readouterr().err
+    before = (tmp_path / "out/measurements.jsonl").read_text()
+    assert before.count('"ms"') > 3 and not (tmp_path / "out/deployment.json").exists()
+    assert deploy(*words) == 0
+    assert (tmp_path / "out/measurements.jsonl").read_text().startswith(before)
+
+
+def test_a_result_that_no_longer_holds_is_gone_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*BY_HAND, "--engine", "torch", *QUICK, "--out", tmp_path / "out"]
+    assert deploy(*words) == 0
+
+    def broken(*arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(building, "make", broken)
+    assert deploy(*words) not in (0, NEGATIVE)
+    assert not (tmp_path / "out/deployment.json").exists()
+
+
+def test_a_plan_of_other_weights_is_not_deployed_with_these(
+    tmp_path: Path, deployed: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan().save(tmp_path / "plan.json")
+    environment = result_in(deployed[0]).environment
+    assert environment is not None
+    for made_with, expected in (("sha256:0123", USAGE_ERROR), ("embedded demo", 0), ("random", 0)):
+        kept = dataclasses.replace(environment, details={"weights": made_with})
+        kept.save(tmp_path / "environment.json")
+        words = ["--plan", tmp_path, "--engine", "torch", *QUICK]
+        assert deploy(*words, "--out", tmp_path / made_with.partition(":")[0]) == expected
+    assert "the plan was made with weights sha256:0123" in capsys.readouterr().err

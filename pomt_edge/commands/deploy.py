@@ -27,8 +27,11 @@ def deploy(
         int | None, typer.Option("--bs", "--batch-size", help="Images per forward. [default: the plan's, else 1]")
     ] = None,
     removed: Annotated[int | None, typer.Option(help="… so many tokens to remove in …")] = None,
-    block: Annotated[str, typer.Option(help="… this block, from 0; or several, 3,6,9, or all: evenly in each.")] = "3",
-    method: Annotated[str, typer.Option(help="With --model: how tokens are reduced.")] = "pomt",
+    block: Annotated[
+        str | None,
+        typer.Option(help="… this block, from 0; or several, 3,6,9, or all: evenly in each. [default: 3]"),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="With --model: how tokens are reduced. [default: pomt]")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the model. [default: the plan's]")] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Image height and width in pixels. [default: the plan's]")
@@ -83,7 +86,9 @@ def deploy(
     ] = None,
     serve_check: Annotated[
         Path | None,
-        typer.Option(parser=path, metavar="DIR", help="Time the whole way from these image files to labels too."),
+        typer.Option(
+            parser=path, metavar="DIR", help="Time the whole way from (up to 256 of) these image files to labels."
+        ),
     ] = None,
     interval: Annotated[
         float, typer.Option(help="Each model is measured until its 95 % interval is within so many percent …")

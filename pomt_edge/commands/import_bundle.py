@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pomt_edge.deploy.bundle import Bundle
-    from pomt_edge.deploy.trtexec import Layer
+    from pomt_edge.deploy.trtexec import BoardRun, Layer, RunsIn
     from pomt_edge.records import LatencyCurve, LatencyPoint
 
 RESULTS = "results"
 LATENCY = ("median ms (95 %)", "p90", "p95", "p99")
 SLOWEST = 10
+BOARD = "a board"
+"""Whatever the plan was made on: nobody knows whether it is this one."""
+UNCOMPARED = "the board's outputs were not compared with torch's"
 
 
 def import_bundle(
@@ -47,7 +50,7 @@ def import_bundle(
 ) -> int:
     """Read what run_trtexec.sh of a bundle, or trtexec itself, measured on a board.
 
-    Exit code 1 if the plan's promise is broken, else 0.
+    Exit code 1 if an engine runs in another precision than was asked for, else 0.
     """
     if source.is_dir():
         if baseline:
@@ -61,7 +64,7 @@ def import_bundle(
 def _import_folder(folder: Path, out: Path, as_json: bool) -> int:
     from pomt_edge.deploy import bundle as bundles
     from pomt_edge.deploy import trtexec
-    from pomt_edge.deploy.promise import BROKEN, promise
+    from pomt_edge.deploy.promise import promise
 
     bundle = bundles.open_checked(folder)
     results = folder / RESULTS
@@ -69,27 +72,71 @@ def _import_folder(folder: Path, out: Path, as_json: bool) -> int:
     curve = trtexec.curve(bundle, results)
     benchmark = trtexec.benchmark_of(bundle, curve)
     precision, batch_size = bundle.manifest.precision, bundle.manifest.batch_size
-    measured_with = {"engine": "trt", "precision": precision, "batch_size": batch_size}
+    ran = _ran(bundle, results)
+    wrong = _wrong(ran, precision)
+    notes, failures = _notes(bundle, run, ran), [*trtexec.failures(run), *wrong]
+    really = next((found.precision for found in ran.values() if found and found.precision != precision), precision)
+    measured_with = {"engine": "trt", "precision": really, "batch_size": batch_size, "device": BOARD}
     word, sentence = promise(bundle.plan, benchmark, measured_with)
     _make(out)
     benchmark.save(out / "benchmark.json")
     _write_curve(curve, out)
     if as_json:
-        print(benchmark.to_json())
+        told = {"promise": word, "because": sentence, "notes": notes, "failures": failures}
+        print(json.dumps({"benchmark": benchmark.to_dict()} | told, indent=2, allow_nan=False))
     else:
-        about = (
-            f"{bundle.plan.model}, batch {bundle.plan.batch_size}, TensorRT {run.tensorrt} {bundle.manifest.precision}"
-        )
+        about = f"{bundle.plan.model}, batch {batch_size}, TensorRT {run.tensorrt} {precision}"
         _print(
             [
                 f"{about}, {run.uname}{f', {_line(run.power_mode)}' if run.power_mode else ''}",
                 _points(curve.points, batch_size),
                 *_profiles(bundle, results),
-                *(f"Note: {note}." for note in [*run.notes, *trtexec.failures(run)]),
+                *(f"Note: {note}." for note in notes),
+                *(f"Error: {failure}." for failure in failures),
                 f"{sentence[0].upper()}{sentence[1:]}. Written: {out / 'benchmark.json'}",
             ]
         )
-    return NEGATIVE if word == BROKEN else 0
+    return NEGATIVE if wrong else 0
+
+
+def _ran(bundle: Bundle, results: Path) -> dict[str, RunsIn | None]:
+    """What each graph's engine runs in; None: nobody tells."""
+    from pomt_edge.deploy import trtexec
+
+    names = [graph.name for graph in bundle.manifest.graphs]
+    return {name: trtexec.runs_in(results / f"{name}.layers.json") for name in names}
+
+
+def _wrong(ran: Mapping[str, RunsIn | None], asked: str) -> list[str]:
+    return [
+        f"{name} runs in {found}, and {asked} was asked for: its times are not those of {asked}"
+        for name, found in ran.items()
+        if found and found.precision != asked
+    ]
+
+
+def _notes(bundle: Bundle, run: BoardRun, ran: Mapping[str, RunsIn | None]) -> list[str]:
+    from pomt_edge.deploy import trtexec
+
+    cut_off = trtexec.cut_off(run)
+    asked = bundle.manifest.precision
+    untold = [name for name, found in ran.items() if found is None]
+    return [
+        *run.notes,
+        *([cut_off] if cut_off else []),
+        *(f"{name} runs in {found}" for name, found in ran.items() if found and found.precision == asked),
+        *([f"whether it runs in {asked} is not told of: {', '.join(untold)}"] if untold else []),
+        *_unproven(bundle),
+        UNCOMPARED,
+    ]
+
+
+def _unproven(bundle: Bundle) -> list[str]:
+    proven = bundle.manifest.facts.get("proven")
+    if not isinstance(proven, Mapping):
+        return []
+    names = [graph.name for graph in bundle.manifest.graphs if not proven.get(graph.name)]
+    return [f"not proven before they were sent to the board: {', '.join(names)}"] if names else []
 
 
 def _make(folder: Path) -> None:

@@ -13,6 +13,7 @@ from pomt_edge.targets import Target
 
 def measure(
     target: Target,
+    timer: str,
     counts: tuple[int, ...],
     rule: StopRule,
     batch_size: int,
@@ -31,7 +32,6 @@ def measure(
         curve = sweep.confirm(counts[1])
     reduced = curve.at(counts[1]) if len(counts) > 1 else None
     speedup, low, high = speedup_of(curve, counts[-1])
-    entries = [entry for entry in journal.entries if "timer" in entry]
     return Benchmark(
         baseline=curve.baseline,
         reduced=reduced,
@@ -41,7 +41,7 @@ def measure(
         speedup_low=low,
         speedup_high=high,
         steadiness=curve.steadiness,
-        timer=entries[-1]["timer"] if entries else "host clock",
+        timer=timer,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from pomt_edge.deploy import kept
 from pomt_edge.engines import BuildOptions, Built, Engine, Session, Setting
 from pomt_edge.errors import Unavailable, UserError
 from pomt_edge.records import Build
@@ -50,9 +51,12 @@ def make(
     reason = ""
     for number in range(1, count + 1):
         name = options.name if number == 1 else f"{options.name}.build{number}"
-        began = time.perf_counter()
-        built = engine.build(source, setting, dataclasses.replace(options, name=name))
-        seconds = time.perf_counter() - began
+        # Timings kept from one build would make the next one the same.
+        own = dataclasses.replace(options, name=name, reuse_timings=count == 1)
+        try:
+            built, seconds = _built(engine, source, setting, own)
+        except Unavailable as here:
+            raise BuiltOnly(str(here), tuple(records)) from here
         try:
             session, record = _loaded(variant, number, engine, built, setting, seconds)
         except Unavailable as here:
@@ -69,16 +73,28 @@ def make(
     return Made(sessions[0], tuple(records))
 
 
+def _built(engine: Engine, source: nn.Module | Path, setting: Setting, options: BuildOptions) -> tuple[Built, float]:
+    """Build, or find what an earlier start had built of the same; and the seconds that the build took."""
+    key = kept.key(source, setting, engine.version(), options) if isinstance(source, Path) else None
+    if key is not None and (found := kept.find(options, key)):
+        return found
+    began = time.perf_counter()
+    built = engine.build(source, setting, options)
+    seconds = time.perf_counter() - began
+    if key is not None and built.artefact != source:
+        kept.keep(options, key, built, seconds)
+    return built, seconds
+
+
 def _loaded(
     variant: str, number: int, engine: Engine, built: Built, setting: Setting, seconds: float
 ) -> tuple[Session, Build]:
     began = time.perf_counter()
     session = engine.load(built, setting)
     load_seconds = time.perf_counter() - began
-    (first_ms,) = session.time_ms(1)
     record = of_built(variant, number, built, seconds, session.precision())
     check_precision(record, setting.precision)
-    return session, dataclasses.replace(record, load_seconds=load_seconds, first_inference_ms=first_ms)
+    return session, dataclasses.replace(record, load_seconds=load_seconds, first_inference_ms=session.first_ms)
 
 
 def of_built(variant: str, number: int, built: Built, seconds: float, precision: str | None = None) -> Build:

@@ -6,7 +6,6 @@ Written whole or not at all, and read with distrust: it has been on another mach
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -20,8 +19,9 @@ from typing import Any
 
 from pomt_edge import __version__
 from pomt_edge.errors import UserError
+from pomt_edge.export.files import sha256
 from pomt_edge.export.target import Target
-from pomt_edge.records import SCHEMA, File, Plan, Record, RecordError
+from pomt_edge.records import MEASURED, SCHEMA, File, Plan, Record, RecordError
 
 MANIFEST, SUMS, PLAN, SETTINGS, SCRIPT, README = (
     "manifest.json",
@@ -95,13 +95,15 @@ def write(
         graphs: ONNX files by 'baseline', 'reduced' and, for a curve, 'tokens_NNN'.
         facts: what else is to be known of the export. Read from it: `float32_layers` (names of layers that stay
             float32 where TensorRT is asked for another precision by a flag), `workspace_mib`, `batch_size` (else the
-            plan's) and `dynamic_batch` (whether the graphs leave the batch open).
+            plan's), `dynamic_batch` (whether the graphs leave the batch open) and `proven` (of each graph by name,
+            what ran it and agreed with torch, such as 'onnxruntime', or nothing).
 
     Returns: all files of the bundle.
 
     Raises:
-        UserError: the folder is not empty and no bundle.
+        UserError: see `check_folder`.
     """
+    check_folder(folder)
     folder = folder.resolve()
     replaced = _replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +115,22 @@ def write(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return files
+
+
+def check_folder(folder: Path) -> None:
+    """Whether a bundle can be written there, to be asked before the dear work.
+
+    Raises:
+        UserError: no folder, not empty and no bundle, or not to be written to.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    if not there.is_dir():
+        raise UserError(f"{folder}: {there} is a file; give another folder for the bundle")
+    # A bundle grows beside its folder, under another name.
+    for place in (there, folder.resolve().parent) if there == folder else (there,):
+        if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            raise UserError(f"{folder}: no permission to write in {place}; give another folder for the bundle")
+    _replaceable(folder)
 
 
 def open_checked(folder: Path) -> Bundle:
@@ -194,7 +212,7 @@ def _copy_graphs(folder: Path, graphs: Mapping[str, Path]) -> list[str]:
         wanted = {f"{name}.onnx": path} | {data: path.parent / data for data in _external_data(path)}
         for target, source in wanted.items():
             known = sources.setdefault(target, source)
-            if known != source and _sha256(known) != _sha256(source):
+            if known != source and sha256(known) != sha256(source):
                 raise UserError(f"{known} and {source} are two files of one name: export one of the graphs elsewhere")
     for target, source in sources.items():
         if Path(target).name != target:
@@ -240,7 +258,6 @@ def _batch_size(plan: Plan, facts: Mapping[str, Any]) -> int:
 def _readme(
     name: str, plan: Plan, graphs: Iterable[Graph], target: Target, precision: str, facts: Mapping[str, Any]
 ) -> str:
-    promise = f"{plan.speedup:.2f}x, {plan.origin} with {plan.engine} {plan.precision} on {plan.device}."
     return Template(_packaged("BUNDLE.md")).substitute(
         vars(plan) | {"batch_size": _batch_size(plan, facts)},
         folder=name,
@@ -248,7 +265,19 @@ def _readme(
         precision=precision,
         toolkit_version=__version__,
         graphs="\n".join(f"| {graph.file} | {graph.tokens} |" for graph in graphs),
-        promise=promise if plan.removed else "nothing; the plan removes no tokens.",
+        promise=_promise(plan),
+    )
+
+
+def _promise(plan: Plan) -> str:
+    if not plan.removed:
+        return "Nothing was promised: the plan removes no tokens."
+    if not plan.predicted_ms:
+        return "Nothing was promised: the tokens to remove were given by hand."
+    how = "" if plan.origin == MEASURED else f" ({plan.origin}, never measured)"
+    return (
+        f"Predicted: {plan.speedup:.2f}x for {plan.engine} {plan.precision} batch {plan.batch_size} on {plan.device}"
+        f"{how}; of this board that promises nothing."
     )
 
 
@@ -294,7 +323,7 @@ def _check(folder: Path, file: File) -> None:
         raise UserError(f"{path} is a link that leads out of the folder: copy the bundle again, whole")
     if not path.is_file():
         raise UserError(f"{path} is missing: copy the bundle again, whole")
-    if path.stat().st_size != file.bytes or _sha256(path) != file.sha256:
+    if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
         raise UserError(f"{path} is not what was exported (its checksum differs): copy the bundle again, whole")
 
 
@@ -310,20 +339,12 @@ def _check_graphs(folder: Path, manifest: Manifest) -> None:
 
 
 def _described(folder: Path, name: str) -> File:
-    return File(name, _sha256(folder / name), (folder / name).stat().st_size)
+    return File(name, sha256(folder / name), (folder / name).stat().st_size)
 
 
 def _sums(files: Iterable[File]) -> str:
     """As sha256sum --check reads it."""
     return "".join(f"{file.sha256}  {file.name}\n" for file in files)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> str:

@@ -34,20 +34,20 @@ class Tolerance:
     """Mean difference of the logits, in the same unit; the largest is that of the one image with a swapped token."""
     top1_percent: float
     """Images that have to keep their first class."""
-    same_tokens: bool
-    """Whether the very same tokens have to be kept; in low precision a few swap at the cut."""
+    swapped: float
+    """Share of the kept tokens that may be others, the mean over images; in low precision some swap at the cut."""
 
 
 TOLERANCES = {
-    "fp32": Tolerance(0.01, 0.001, 100.0, same_tokens=True),
-    "fp16": Tolerance(1.0, 0.05, 97.0, same_tokens=False),
-    "bf16": Tolerance(2.0, 0.1, 95.0, same_tokens=False),
-    "int8": Tolerance(2.5, 0.2, 90.0, same_tokens=False),
+    "fp32": Tolerance(0.01, 0.001, 100.0, 0.001),
+    "fp16": Tolerance(1.0, 0.05, 97.0, 0.1),
+    "bf16": Tolerance(2.0, 0.1, 95.0, 0.3),
+    "int8": Tolerance(2.5, 0.2, 90.0, 0.6),
 }
-"""Twice and more of what was seen on a trained model: PiToMe in int8 keeps 96 % of the first classes, at a mean of 0.06
-standard deviations; all others keep 98 % and more."""
-NEAR_TIES_IN_FLOAT32 = 0.02
-"""Share of images whose tokens may differ in float32 too: scores nearer than its rounding have no order."""
+"""About twice what was seen on a trained model, where PiToMe sets the limits: in int8 it keeps 96 % of the first
+classes, at a mean of 0.06 standard deviations, and two thirds of its tokens; the others keep 98 % and 99 %."""
+BEYOND = 1e300
+"""Stands in records, which are JSON, for the difference from what is not finite."""
 NEAR_TIE = 0.01
 """Two classes nearer than this, in standard deviations of the logits, have no order that a user could rely on."""
 
@@ -88,44 +88,74 @@ def run(session: Session, batches: Sequence[Tensor]) -> dict[str, Array]:
 
 
 def compare(subject: Subject, expected: Outputs, found: Outputs) -> Parity:
-    """Judge an engine's outputs by the precision's tolerance; tokens only where the engine tells them."""
+    """Judge an engine's outputs by the precision's tolerance; tokens only where the engine tells them.
+
+    Scores nearer than float32's rounding have no order: an image of which a token is swapped computes something else
+    from there on. Such images count as swaps, and not with their logits, unless they are most.
+    """
     tolerance = TOLERANCES[subject.precision]
     right, given = expected[LOGITS].astype(np.float64), found[LOGITS].astype(np.float64)
     deviation = float(right.std(axis=1).mean())
     allowed = tolerance.spread * deviation
     finite = bool(np.isfinite(given).all())
-    differences = np.abs(right - given) if finite else np.array([np.finfo(np.float64).max])
-    largest, mean = float(differences.max()), float(differences.mean())
+    differences = np.abs(right - given) if finite else np.full(right.shape, BEYOND)
     top1 = 100 * float(_same_class(right, given, allowed).mean()) if finite else 0.0
-    same_tokens, swapped = _tokens(expected, found)
-    reasons = []
-    if not finite:
-        reasons.append("logits are not finite")
-    elif largest > allowed:
-        reasons.append(f"a logit differs by {largest:.3g}, allowed {allowed:.3g}")
-    elif mean > tolerance.mean_spread * deviation:
-        reasons.append(f"the logits differ by {mean:.3g} on average, allowed {tolerance.mean_spread * deviation:.3g}")
+    tokens = _tokens(expected, found)
+    judged = differences[tokens.same] if tokens and tokens.same.mean() >= 0.5 else differences
+    reasons = [
+        *_of_logits(judged, tolerance, deviation, finite),
+        *(_of_tokens(tokens, tolerance) if tokens else ()),
+    ]
     if finite and top1 < tolerance.top1_percent:
         reasons.append(f"only {top1:.1f} % of images keep their first class, asked {tolerance.top1_percent:g} %")
-    if tolerance.same_tokens and same_tokens is not None and same_tokens < 100 * (1 - NEAR_TIES_IN_FLOAT32):
-        reasons.append(f"only {same_tokens:.1f} % of images keep the same tokens")
     return Parity(
         variant=subject.variant,
         engine=subject.engine,
         precision=subject.precision,
         images=len(right),
         real_images=subject.real_images,
-        max_abs_diff=largest,
-        mean_abs_diff=mean,
+        max_abs_diff=float(judged.max()),
+        mean_abs_diff=float(judged.mean()),
         max_abs_diff_allowed=allowed,
         top1_percent=top1,
         top1_percent_allowed=tolerance.top1_percent,
-        same_tokens_percent=same_tokens,
-        swapped_per_image=swapped,
+        same_tokens_percent=100 * float(tokens.same.mean()) if tokens else None,
+        swapped_per_image=tokens.swapped if tokens else None,
         diverges_at=None,
         passed=not reasons,
         because="; ".join(reasons),
     )
+
+
+def _of_logits(differences: Array, tolerance: Tolerance, deviation: float, finite: bool) -> list[str]:
+    largest, mean = float(differences.max()), float(differences.mean())
+    if not finite:
+        return ["logits are not finite"]
+    if largest > tolerance.spread * deviation:
+        return [f"a logit differs by {largest:.3g}, allowed {tolerance.spread * deviation:.3g}"]
+    if mean > tolerance.mean_spread * deviation:
+        return [f"the logits differ by {mean:.3g} on average, allowed {tolerance.mean_spread * deviation:.3g}"]
+    return []
+
+
+def _of_tokens(tokens: Tokens, tolerance: Tolerance) -> list[str]:
+    share = tokens.swapped / tokens.kept
+    if share <= tolerance.swapped:
+        return []
+    return [f"{100 * share:.2g} % of the kept tokens are others than torch's, allowed {100 * tolerance.swapped:g} %"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What became of the tokens, where both sides tell."""
+
+    same: Array
+    """Per image, whether the same tokens were kept and merged in every block; as sets, whatever their order."""
+    swapped: float
+    """Kept by one and not by the other, in the first block that reduces, the mean over images: behind it positions
+    have moved, and a swap there says little."""
+    kept: int
+    """Tokens that the first block that reduces keeps."""
 
 
 def _same_class(right: Array, given: Array, allowed: float) -> Array:
@@ -135,18 +165,13 @@ def _same_class(right: Array, given: Array, allowed: float) -> Array:
     return right[rows, given.argmax(axis=1)] >= right.max(axis=1) - tie
 
 
-def _tokens(expected: Outputs, found: Outputs) -> tuple[float | None, float | None]:
-    """Percent of images that keep and merge the same tokens in every block, and tokens swapped per image in the first.
-
-    Behind the first block that reduces positions have moved, and a swap there says little.
-    """
+def _tokens(expected: Outputs, found: Outputs) -> Tokens | None:
     names = [name for name in expected if re.fullmatch(r"(kept|merged)\d+", name) and name in found]
     if not names:
-        return None, None
-    # As sets: what low precision ranks in another order is the same reduction.
+        return None
     same = np.all([_swapped(expected[name], found[name]) == 0 for name in names], axis=0)
     first = min((name for name in names if name.startswith("kept")), key=lambda name: int(name[4:]))
-    return 100 * float(same.mean()), float(_swapped(expected[first], found[first]).mean())
+    return Tokens(same, float(_swapped(expected[first], found[first]).mean()), expected[first].shape[1])
 
 
 def _swapped(expected: Array, found: Array) -> Array:
@@ -177,5 +202,4 @@ def _differ(expected: Array, found: Array, precision: str) -> bool:
     """Whether more tokens are swapped than ties at the cut explain."""
     if expected.shape != found.shape:
         return True
-    share = float(_swapped(expected, found).mean()) / expected.shape[1]
-    return share > (NEAR_TIES_IN_FLOAT32 if precision == "fp32" else 0.1)
+    return float(_swapped(expected, found).mean()) / expected.shape[1] > TOLERANCES[precision].swapped

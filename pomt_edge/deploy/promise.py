@@ -15,7 +15,7 @@ def promise(plan: Plan, benchmark: Benchmark, measured_with: Mapping[str, object
     """A word and a sentence about the plan's promise.
 
     Args:
-        measured_with: what the benchmark ran with: 'engine', 'precision', 'batch_size' and 'device', where known.
+        measured_with: what the benchmark ran with: 'engine', 'precision', 'batch_size' and 'device'.
 
     Returns:
         'held' (the intervals of the predicted and the measured speedup meet), 'exceeded', 'broken', 'unclear' (they
@@ -24,11 +24,12 @@ def promise(plan: Plan, benchmark: Benchmark, measured_with: Mapping[str, object
     if benchmark.reduced is None or plan.removed == 0:
         return NONE, "nothing was promised: the plan removes no tokens"
     measured = f"measured {benchmark.speedup:.2f}x ({benchmark.speedup_low:.2f} to {benchmark.speedup_high:.2f})"
-    other = [name for name in COMPARED if measured_with.get(name) not in (None, getattr(plan, name))]
-    if other:
+    if not plan.predicted_ms:
+        return NONE, f"nothing was promised: the tokens to remove were given by hand; {measured}"
+    if any(measured_with[name] != getattr(plan, name) for name in COMPARED):
         return NONE, (
-            f"{measured}; the {plan.speedup:.2f}x were predicted for {_said(vars(plan))}, "
-            f"not for {_said({name: measured_with[name] for name in other})}: no promise to hold"
+            f"predicted {plan.speedup:.2f}x for {_said(vars(plan))}; {measured} for {_said(measured_with)}: "
+            "no promise to hold"
         )
     if plan.origin != MEASURED:
         # A bundle comes back without the name of its device, so that alone would not tell.
@@ -50,4 +51,4 @@ def _word(plan: Plan, benchmark: Benchmark) -> str:
 
 
 def _said(facts: Mapping[str, object]) -> str:
-    return " ".join(f"{lead}{facts[name]}" for name, lead in COMPARED.items() if name in facts)
+    return " ".join(f"{lead}{facts[name]}" for name, lead in COMPARED.items())

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from pomt_edge.deploy import parity
 from pomt_edge.deploy.graphs import Graph
-from pomt_edge.engines import Session
-from pomt_edge.export import LOGITS
+from pomt_edge.engines import Session, Tapped
 from pomt_edge.export import graph as exporting
 from pomt_edge.records import Parity
 
@@ -56,9 +55,11 @@ def of_engine(
 ) -> Parity:
     """The very session that is deployed; the kept tokens, which it does not tell, from the same graph with taps."""
     found = parity.run(session, yardstick.batches)
-    if graph is not None and len(yardstick.expected) > 1:
-        tapped = load(graph.token_taps, f"{graph.variant}.tokens")
-        found = parity.run(tapped, yardstick.batches) | {LOGITS: found[LOGITS]}
+    if len(yardstick.expected) > 1:
+        if isinstance(session, Tapped):
+            found = _all(session.tapped, yardstick.batches) | found
+        elif graph is not None:
+            found = _all(load(graph.token_taps, f"{graph.variant}.tokens").run, yardstick.batches) | found
     result = yardstick.judge(engine, precision, found)
     if result.passed or graph is None:
         return result

@@ -4,13 +4,14 @@ set -euo pipefail
 export LC_ALL=C
 
 readonly FAILED=1 WRONG_USE=2
-readonly WARM_UP_MS=500 DEFAULT_WORKSPACE_MIB=1024
+readonly WARM_UP_MS=500 OLD_WORKSPACE_MIB=1024
 script=$0
 rounds=${ROUNDS:-5}
 duration_s=3
 graphs=() float32_layers=() notes=() builds_json=() runs_json=()
-target='' precision='' typed='' tensorrt_least='' workspace_mib=$DEFAULT_WORKSPACE_MIB shapes=''
-trtexec='' known_flags='' major='' minor='' version=''
+target='' precision='' typed='' tensorrt_least='' workspace_mib='' shapes=''
+trtexec='' known_flags='' major='' minor='' version='' power_mode=''
+rounds_done=0
 failed=false
 
 say() { printf '%s\n' "$*"; }
@@ -123,23 +124,27 @@ check_version() {
     fail "$FAILED" "this folder was made for $target, TensorRT $tensorrt_least or newer, and this board has $version: \
 make one for this board's TensorRT"
   fi
-  if [ "$typed" = no ] && [ "$precision" != fp32 ] && ((major >= 11)); then
-    fail "$FAILED" "TensorRT $version takes $precision from the graph alone, and this folder, made for $target, has \
-float32 graphs: make one for a newer target"
+  # Graphs for int8 carry their scales, whatever they were made for.
+  if [ "$typed" = no ] && [ "$precision" != fp32 ] && [ "$precision" != int8 ] && ((major >= 11)); then
+    fail "$FAILED" "TensorRT $version takes $precision from the graph alone, and this folder, made for $target, leaves \
+it to a flag: make one for a newer target"
   fi
 }
 
 build_flags=() time_flags=() profile_flags=()
 
-# TensorRT's defaults changed from version to version, so nothing is left to them.
+# TensorRT's defaults changed from version to version: what bears on the times is told, whatever they are.
 choose_flags() {
-  if knows --memPoolSize; then
+  if ! knows --memPoolSize; then
+    # Before 8.4 the limit is 16 MiB unless told otherwise; later it is the board's memory.
+    build_flags+=("--workspace=${workspace_mib:-$OLD_WORKSPACE_MIB}")
+  elif [ -n "$workspace_mib" ]; then
     build_flags+=("--memPoolSize=workspace:$workspace_mib")
-  else
-    build_flags+=("--workspace=$workspace_mib")
   fi
   if knows --skipInference; then build_flags+=(--skipInference); else build_flags+=(--buildOnly); fi
   choose_precision
+  # Without it an engine tells the names of its layers alone, and not what they run in.
+  ! knows --profilingVerbosity || build_flags+=(--profilingVerbosity=detailed)
   [ -z "$shapes" ] || build_flags+=("--shapes=$shapes")
 
   local common=("--warmUp=$WARM_UP_MS" "--duration=$duration_s" --iterations=10 --avgRuns=10)
@@ -157,7 +162,7 @@ choose_flags() {
 }
 
 choose_precision() {
-  build_flags+=(--noTF32)
+  ! knows --noTF32 || build_flags+=(--noTF32)
   if [ "$typed" = yes ]; then
     if ((major < 11)); then
       knows --stronglyTyped || fail "$FAILED" "TensorRT $version has no --stronglyTyped, which this folder's graphs need"
@@ -165,7 +170,7 @@ choose_precision() {
     fi
     return
   fi
-  [ "$precision" != fp32 ] || return 0
+  [ "$precision" != fp32 ] && ((major < 11)) || return 0
   knows "--$precision" || fail "$FAILED" "TensorRT $version has no --$precision: make a folder of another precision"
   build_flags+=("--$precision")
   [ ${#float32_layers[@]} -gt 0 ] || return 0
@@ -256,6 +261,12 @@ time_it() { # GRAPH ROUND
   run "$1" times "$1.$2.times.json" "--exportTimes=results/$1.$2.times.json" "${time_flags[@]}"
 }
 
+profile() { # GRAPH
+  local flags=("--exportProfile=results/$1.profile.json" "${profile_flags[@]}")
+  ! knows --exportLayerInfo || flags+=("--exportLayerInfo=results/$1.layers.json")
+  run "$1" profile "$1.profile.json" "${flags[@]}"
+}
+
 set_aside() {
   [ -e results ] || return 0
   local number=1
@@ -264,10 +275,9 @@ set_aside() {
   say "the results of an earlier run are in results-$number now"
 }
 
-write_run() {
-  local sum mode='' item notes_json=()
+write_run() { # STATUS
+  local sum item notes_json=()
   sum=$(sha256sum <manifest.json)
-  ! command -v nvpmodel >/dev/null || mode=$(nvpmodel -q 2>/dev/null || true)
   for item in "${notes[@]}"; do notes_json+=("$(json "$item")"); done
   cat >results/.run.json.partial <<JSON
 {
@@ -278,10 +288,12 @@ write_run() {
   "build_flags": $(json "${build_flags[*]}"),
   "time_flags": $(json "${time_flags[*]}"),
   "warm_up_ms": $WARM_UP_MS,
+  "status": "$1",
   "rounds": $rounds,
-  "finished": "$(date +%Y-%m-%dT%H:%M:%S%z)",
+  "rounds_done": $rounds_done,
+  "written": "$(date +%Y-%m-%dT%H:%M:%S%z)",
   "uname": $(json "$(uname -srm)"),
-  "power_mode": $(json "$mode"),
+  "power_mode": $(json "$power_mode"),
   "notes": $(json_list "${notes_json[@]}"),
   "builds": $(json_list "${builds_json[@]}"),
   "runs": $(json_list "${runs_json[@]}")
@@ -299,6 +311,7 @@ main() {
   read_version
   check_version
   choose_flags
+  ! command -v nvpmodel >/dev/null || power_mode=$(nvpmodel -q 2>/dev/null || true)
   say "TensorRT $version, $precision; graphs: ${#graphs[@]}, rounds: $rounds"
   set_aside
   mkdir -p engines results
@@ -315,12 +328,15 @@ main() {
     for ((place = 0; place < count - 1; place++)); do
       time_it "${built[1 + (place + round - 1) % (count - 1)]}" "$round"
     done
+    # A run of hours that is cut off can be imported up to here.
+    rounds_done=$round
+    write_run running
   done
   [ "$count" -lt 2 ] || time_it "${built[0]}" "$round"
   for name in "${built[@]}"; do
-    run "$name" profile "$name.profile.json" "--exportProfile=results/$name.profile.json" "${profile_flags[@]}"
+    profile "$name"
   done
-  write_run
+  write_run "done"
 
   say "Copy this folder back to where pomt-edge is installed and type there: pomt-edge import $(basename "$PWD")"
   ! $failed || fail "$FAILED" "not every graph was built and timed, see above; results/ has the others"

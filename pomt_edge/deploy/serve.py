@@ -22,6 +22,7 @@ from pomt_edge.records import Preprocessing, ServeCheck, Stage
 
 STAGES = ("read", "preprocess", "engine", "label")
 LEAST_BATCHES = 3
+MOST_IMAGES = 256
 Images = Sequence[Image.Image]
 Transform = Callable[[Image.Image], Any]
 
@@ -39,7 +40,7 @@ class _Run:
 
 
 def serve_check(
-    folder: Path, sessions: Mapping[str, Session], preprocessing: Preprocessing, batch_size: int, most_images: int
+    folder: Path, sessions: Mapping[str, Session], preprocessing: Preprocessing, batch_size: int
 ) -> ServeCheck:
     """Serve the folder's images with the baseline and the reduced model in turn, batch by batch.
 
@@ -49,7 +50,7 @@ def serve_check(
     Raises:
         UserError: too few images, or one that can't be read.
     """
-    files = _files(folder, batch_size, most_images)
+    files = files_in(folder, batch_size)
     transform = datasets.transform_of(preprocessing)
     runs = {name: _Run() for name in sessions}
     for name, session in sessions.items():  # the first run of a session is not what is served later
@@ -62,10 +63,14 @@ def serve_check(
     return _summary(runs["baseline"], runs["reduced"], len(files))
 
 
-def _files(folder: Path, batch_size: int, most_images: int) -> list[Path]:
-    """Whole batches only: a last one that is filled up would cost as much for fewer images."""
+def files_in(folder: Path, batch_size: int) -> list[Path]:
+    """What is served: whole batches only, for a last one that is filled up would cost as much for fewer images.
+
+    Raises:
+        UserError: too few images.
+    """
     files = datasets.images_under(folder)
-    batches = min(len(files), max(most_images, LEAST_BATCHES * batch_size)) // batch_size
+    batches = min(len(files), max(MOST_IMAGES, LEAST_BATCHES * batch_size)) // batch_size
     if batches < LEAST_BATCHES:
         raise UserError(
             f"--serve-check {folder}: {len(files)} images; expected at least {LEAST_BATCHES * batch_size}, "

@@ -14,6 +14,7 @@ import numpy as np
 
 from pomt_edge.choose.plan import speedup_of
 from pomt_edge.deploy.bundle import BASELINE, REDUCED, Bundle, Graph
+from pomt_edge.engines import _tensorrt_layers
 from pomt_edge.errors import UserError
 from pomt_edge.measure import steadiness, timing
 from pomt_edge.measure.sweep import Visit, scaled
@@ -40,6 +41,20 @@ class Layer:
     median_ms: float | None
     """None: TensorRT before 8.5 does not tell."""
     percent: float
+
+
+@dataclass(frozen=True)
+class RunsIn:
+    """What most of an engine's matrix layers run in."""
+
+    precision: str
+    layers: int
+    """Matrix layers in this precision …"""
+    of: int
+    """… of so many in all."""
+
+    def __str__(self) -> str:
+        return f"{self.precision} ({self.layers} of {self.of} matrix layers)"
 
 
 @dataclass(frozen=True)
@@ -73,8 +88,11 @@ class BoardRun(Record):
     manifest_sha256: str
     tensorrt: str
     warm_up_ms: float
+    status: str
+    """'running' (the file is written after every round) or 'done'."""
     rounds: int
-    finished: str
+    rounds_done: int
+    written: str
     uname: str
     power_mode: str
     notes: tuple[str, ...]
@@ -123,6 +141,17 @@ def profile(path: Path) -> tuple[Layer, ...]:
     return tuple(sorted(layers, key=lambda layer: -layer.average_ms))
 
 
+def runs_in(path: Path) -> RunsIn | None:
+    """What an engine runs in, of a file of trtexec's --exportLayerInfo; None: it does not tell, or there is none."""
+    try:
+        layers = _tensorrt_layers.from_inspector(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, RecursionError, TypeError, AttributeError):
+        return None  # the times are worth reading all the same
+    found = _tensorrt_layers.precision(layers)
+    matrix = [layer.precision for layer in layers if layer.multiplies]
+    return RunsIn(found, matrix.count(found), len(matrix)) if found else None
+
+
 def point(block: timing.Block, tokens: int = 0) -> LatencyPoint:
     """The latency of one run alone."""
     chunks = np.array_split(np.asarray(block), min(CHUNKS, len(block)))
@@ -133,7 +162,7 @@ def board_run(bundle: Bundle, results: Path) -> BoardRun:
     """What `run_trtexec.sh` tells of its run.
 
     Raises:
-        UserError: not run, not finished, or run with another bundle.
+        UserError: not run, ended before its first round did, or run with another bundle.
     """
     file = results / RUN
     if not file.exists():
@@ -155,6 +184,13 @@ def failures(run: BoardRun) -> list[str]:
     """What failed on the board, a sentence each."""
     built = [f"{build.graph}: the build failed ({build.why})" for build in run.builds if build.status == "failed"]
     return built + [f"{one.graph}: {one.file} failed ({one.why})" for one in run.runs if one.status == "failed"]
+
+
+def cut_off(run: BoardRun) -> str | None:
+    """What is missing of a run that did not end, as a sentence."""
+    if run.status == "done":
+        return None
+    return f"run_trtexec.sh did not end: {run.rounds_done} of {run.rounds} rounds"
 
 
 def curve(bundle: Bundle, results: Path) -> LatencyCurve:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +44,8 @@ class BuildOptions:
     workspace_mib: int | None = None
     tell: Callable[[str], None] = lambda text: None
     """Told how far the build is."""
+    reuse_timings: bool = True
+    """Let a build be quick by what earlier ones have timed of kernels; False: builds that choose for themselves."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Built:
     """What an engine made of a model, ready to be loaded; it may have been made for another machine."""
 
     artefact: Any
-    """A module, or the file to load."""
+    """A module, the file to load, or what else the engine's `load` needs."""
     seconds: float = 0.0
     size_mib: float | None = None
     precision: str | None = None
@@ -67,6 +69,13 @@ class Session(Protocol):
     timer: str
     """How `time_ms` takes the time, such as 'host clock'."""
 
+    @property
+    def first_ms(self) -> float | None:
+        """The session's very first forward, by the host's clock, in milliseconds; None: not known.
+
+        It comes before any that warms up, captures or profiles: what a deployment's first batch waits for.
+        """
+
     def time_ms(self, count: int) -> list[float]:
         """Latency of each of `count` forwards of one whole batch, in milliseconds."""
 
@@ -81,6 +90,17 @@ class Session(Protocol):
 
     def precision(self) -> str | None:
         """What the matrix products really run in, read back: 'fp32', 'fp16', 'bf16', 'int8' or None, not told."""
+
+
+@runtime_checkable
+class Tapped(Protocol):
+    """A session that tells what it computes within, as those of modules do; others are given a graph with taps."""
+
+    def tapped(self, images: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+        """Images [B, 3, height, width] to the logits, `block{i}`, `kept{i}`, `merged{i}` and `into{i}`.
+
+        Named and shaped as the outputs of `export.graph.to_onnx` with taps, floats in float32; B may be any number.
+        """
 
 
 class Engine(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ def seeded_images(batch_size: int, image_px: int) -> Tensor:
     """One seeded float32 batch [B, 3, height, width]; a sweep's hundreds of sessions share it."""
     shape = (batch_size, 3, image_px, image_px)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def once_ms(forward: Callable[[], object]) -> float:
+    """How long one forward, which waits for its own end, takes by the host's clock, in milliseconds."""
+    start = time.perf_counter_ns()
+    forward()
+    return (time.perf_counter_ns() - start) / 1e6
 
 
 def batch_by_batch(forward: Callable[[Tensor], Outputs], images: Tensor, batch_size: int) -> Outputs:

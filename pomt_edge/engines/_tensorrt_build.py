@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ def build(library: Library, source: Path, setting: Setting, options: BuildOption
     Raises:
         UserError: the graph is not taken, memory is short, or the products run in another precision than asked.
     """
+    if not options.reuse_timings:
+        rules = dataclasses.replace(rules, timing_cache=None)
     trt = library.load()
     file, log = options.folder / f"{options.name}.engine", options.folder / f"{options.name}.build.log"
     with open(log, "w", encoding="utf-8") as log_file, listening(trt, log_file) as messages, on(setting.device):

@@ -1,4 +1,4 @@
-"""How far a build is, told as it goes; and Ctrl-C, which would otherwise end up inside the library."""
+"""How far a build is, told as it goes; and what ends the process, which would otherwise end up inside the library."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 AT_MOST_EVERY_S = 0.1
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a scheduler and a lost connection."""
 
 
 class Phases:
@@ -83,26 +85,32 @@ def monitor(trt: Any, teller: Teller, stop: threading.Event) -> Any:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets; KeyboardInterrupt is raised at the end, for the library swallows it or dies of it.
+    """An event that Ctrl-C sets, and any other ending for which Python has a handler.
 
-    A second Ctrl-C does what it did before.
+    KeyboardInterrupt is raised at the end, for the library swallows it or dies of it. A second signal does what it did
+    before.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.getsignal(signal.SIGINT)
+    handlers = {ending: signal.getsignal(ending) for ending in ENDINGS}
+    # What the system handles ends the process at once, and what is ignored stays so.
+    before = {ending: handler for ending, handler in handlers.items() if callable(handler)}
+
+    def put_back() -> None:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.set()
-        signal.signal(signal.SIGINT, before)
+        put_back()
 
-    if callable(before):
-        signal.signal(signal.SIGINT, note)
+    for ending in before:
+        signal.signal(ending, note)
     try:
         yield stop
     finally:
-        if callable(before):
-            signal.signal(signal.SIGINT, before)
+        put_back()
     if stop.is_set():
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pomt_edge.engines import Built, Session, Setting, _tensorrt_layers
-from pomt_edge.engines._host import Outputs, batch_by_batch, first_line, seeded_images
+from pomt_edge.engines._host import Outputs, batch_by_batch, first_line, once_ms, seeded_images
 from pomt_edge.engines._tensorrt import Library, listening, logger, on
 from pomt_edge.engines._tensorrt_faults import of_loading
 from pomt_edge.errors import UserError
@@ -34,7 +34,7 @@ def load(library: Library, built: Built, setting: Setting) -> Session:
 
     Raises:
         UserError: it was built by another version or for another GPU, runs in another precision than asked, or its
-            forward can't be captured as a CUDA graph.
+            forward fails or can't be captured as a CUDA graph.
     """
     trt, file = library.load(), Path(built.artefact)
     with on(setting.device), listening(trt) as messages:
@@ -43,7 +43,12 @@ def load(library: Library, built: Built, setting: Setting) -> Session:
         context = execution_context(trt, engine) if engine is not None else None
         if context is None:
             raise of_loading(library, messages, file)
-    session = _Session(trt, runtime, engine, context, setting, file)
+    try:
+        session = _Session(trt, runtime, engine, context, setting, file)
+    except RuntimeError as error:
+        raise UserError(
+            f"{file} was loaded and does not run ({first_line(error)}): give a smaller --batch-size, or build it again"
+        ) from error
     _tensorrt_layers.check(setting.precision, session.layers, library.title)
     if setting.cuda_graphs:
         session.capture()
@@ -156,6 +161,11 @@ class _Session:
             self._buffers = buffers(trt, engine, context, setting, setting.device)
             self._buffers.images.copy_(seeded_images(setting.batch_size, setting.image_px))
             torch.cuda.synchronize()
+            self.first_ms = once_ms(self._awaited_forward)
+
+    def _awaited_forward(self) -> None:
+        self._enqueue()
+        self._stream.synchronize()
 
     def capture(self) -> None:
         """Replay a captured graph from now on."""

@@ -8,11 +8,17 @@ is the faster setting for a single session too. A deployment that wants the same
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
+import os
+import re
+import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,7 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from pomt_edge.engines import BuildOptions, Built, Session, Setting
-from pomt_edge.engines._host import Outputs, as_float32, batch_by_batch, first_line, resident_mib, seeded_images
+from pomt_edge.engines._host import (
+    Outputs,
+    as_float32,
+    batch_by_batch,
+    first_line,
+    once_ms,
+    resident_mib,
+    seeded_images,
+)
 from pomt_edge.errors import Unavailable, UserError
 from pomt_edge.export.target import TARGETS, Target
 from pomt_edge.machine import gpu
@@ -29,7 +43,9 @@ from pomt_edge.machine.facts import asked
 from pomt_edge.machine.system import nvml
 
 TAKES: Literal["module", "onnx"] = "onnx"
+MIB = 2**20
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+TITLES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 TENSORRT_FLAGS = {"fp16": "trt_fp16_enable", "bf16": "trt_bf16_enable", "int8": "trt_int8_enable"}
 PRODUCTS = ("MatMul", "Gemm", "Conv", "Attention")
 """What the names of kernels that multiply matrices have in them: FusedMatMul, QLinearMatMul, QGemm, …"""
@@ -38,6 +54,8 @@ PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i
 NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 BEFORE_INT8 = ["MatMulAddFusion"]
 """It comes before products in whole numbers are looked for, and makes ones of floats of them."""
+WHY_NOT_UP = re.compile(r"(?:CU\w+ failure|Unknown provider option|Please install)[^;\n]*")
+"""Where a provider says what it lacks; before that comes the place in its sources, and templates."""
 SILENT = 4
 """Log fatal errors alone: what fails is raised too, and said in one line."""
 
@@ -113,28 +131,63 @@ def prepare(model: nn.Module, setting: Setting) -> nn.Module:
 def build(source: nn.Module | Path, setting: Setting, options: BuildOptions) -> Built:
     """The file as it is: ONNX Runtime optimises it for the machine at each load."""
     path = cast(Path, source)
-    return Built(path, size_mib=path.stat().st_size / 2**20)
+    return Built(_artefact(path, setting, options), size_mib=path.stat().st_size / MIB)
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a session is opened from."""
+
+    file: Path
+    engines: Path | None = None
+    """Where the TensorRT provider keeps the engines of this build, so that it is quick to load again."""
+    workspace_mib: int | None = None
+
+
+def _artefact(path: Path, setting: Setting, options: BuildOptions) -> Artefact:
+    if _provider(setting) != "tensorrt":
+        return Artefact(path)
+    engines = options.folder / f"{options.name}.trt_cache"
+    # An engine of other weights is taken for this graph's where file and nodes have the same names.
+    shutil.rmtree(engines, ignore_errors=True)
+    engines.mkdir()
+    return Artefact(path, engines, options.workspace_mib)
 
 
 def load(built: Built, setting: Setting) -> Session:
     """A session of an ONNX file.
 
     Raises:
-        UserError: a provider that does not come up, a graph it does not take, or a precision that it runs as another.
+        UserError: a provider that does not come up, a graph it does not take, products that it leaves to the CPU, or a
+            precision that it runs as another.
     """
     session = _Session(built.artefact, setting)
+    # CUDA has all products in float32, and a profile of each count takes a second session.
+    if _provider(setting) == "tensorrt" or setting.precision != "fp32":
+        _check_places(session.products, setting)
     if setting.precision != "fp32":
         _check_precision(session.precision(), setting)
     return session
 
 
+def _check_places(products: Sequence[Kernel], setting: Setting) -> None:
+    """What a provider refuses the next one runs, and the last one is the CPU."""
+    provider = _provider(setting)
+    on_cpu = sum(kernel.provider == PROVIDERS["cpu"] for kernel in products)
+    if provider != "cpu" and on_cpu:
+        other = "--provider cuda" if provider == "tensorrt" else "--precision fp32"
+        raise UserError(
+            f"ONNX Runtime's {TITLES[provider]} provider leaves {on_cpu} kernels that multiply matrices to the CPU; "
+            f"give {other}, or another --engine"
+        )
+
+
 def _check_precision(found: str | None, setting: Setting) -> None:
     """Graphs are loaded in any precision: kernels that the provider lacks are run in float32, between casts."""
     if found not in (None, setting.precision):
-        title = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}[_provider(setting)]
         raise UserError(
-            f"ONNX Runtime's {title} provider runs {setting.precision} in {found}; give --precision {found}, or "
-            "another --engine"
+            f"ONNX Runtime's {TITLES[_provider(setting)]} provider runs {setting.precision} in {found}; "
+            f"give --precision {found}, or another --engine"
         )
 
 
@@ -143,9 +196,9 @@ class _Session:
 
     timer = "host clock"
 
-    def __init__(self, path: Path, setting: Setting) -> None:
-        self._path, self._setting = path, setting
-        self._session = _opened(path, setting)
+    def __init__(self, artefact: Artefact, setting: Setting) -> None:
+        self._artefact, self._setting = artefact, setting
+        self._session = _opened(artefact, setting)
         self._binding = self._session.io_binding()
         self._seeded = seeded_images(setting.batch_size, setting.image_px).numpy()
         given = self._session.get_inputs()[0]
@@ -155,7 +208,7 @@ class _Session:
         self._outputs = {output.name: self._buffer(output) for output in self._session.get_outputs()}
         for name, buffer in self._outputs.items():
             self._binding.bind_ortvalue_output(name, buffer)
-        self._forward()
+        self.first_ms = once_ms(self._forward)
 
     @property
     def _place(self) -> tuple[str, int]:
@@ -172,7 +225,7 @@ class _Session:
             self._session.run_with_iobinding(self._binding)
             self._binding.synchronize_outputs()
         except Exception as error:
-            raise _refusal(self._path, self._setting, error) from error
+            raise _refusal(self._artefact.file, self._setting, error) from error
 
     def time_ms(self, count: int) -> list[float]:
         self._images.update_inplace(self._seeded)
@@ -195,26 +248,50 @@ class _Session:
     def memory_mib(self) -> float | None:
         return resident_mib()
 
+    @functools.cached_property
+    def products(self) -> list[Kernel]:
+        """The kernels that multiply matrices, by the profile of one forward of a session of its own.
+
+        What the TensorRT provider runs is not among them: to ONNX Runtime that is one kernel, which tells nothing.
+        """
+        kernels = _profile(self._artefact, self._setting)
+        return [kernel for kernel in kernels if any(word in kernel.operation for word in PRODUCTS)]
+
     def precision(self) -> str | None:
-        """What most kernels that multiply matrices run in, by the profile of one forward of a session of its own."""
-        kernels = Counter(
-            PRECISIONS.get(next(iter(event["args"]["input_type_shape"][0])))
-            for event in _profile(self._path, self._setting)
-            if any(word in event["args"]["op_name"] for word in PRODUCTS)
-        )
-        return kernels.most_common(1)[0][0] if kernels else None
+        """What most kernels that multiply matrices run in."""
+        found = Counter(kernel.precision for kernel in self.products)
+        return found.most_common(1)[0][0] if found else None
 
 
-def _profile(path: Path, setting: Setting) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a forward."""
+
+    operation: str
+    provider: str
+    precision: str | None
+
+    @classmethod
+    def of(cls, event: dict[str, Any]) -> Kernel:
+        args = event["args"]
+        first_type = next((kind for read in args["input_type_shape"] for kind in read), "")
+        return cls(args["op_name"], args["provider"], PRECISIONS.get(first_type))
+
+
+def _profile(artefact: Artefact, setting: Setting) -> list[Kernel]:
     """The kernels of one forward."""
+    images = seeded_images(setting.batch_size, setting.image_px).numpy()
     with tempfile.TemporaryDirectory(prefix="pomt-edge-") as folder:
-        session = _opened(path, setting, profile_into=Path(folder))
-        session.run(None, {session.get_inputs()[0].name: seeded_images(setting.batch_size, setting.image_px).numpy()})
+        session = _opened(artefact, setting, profile_into=Path(folder))
+        try:
+            session.run(None, {session.get_inputs()[0].name: images})
+        except Exception as error:
+            raise _refusal(artefact.file, setting, error) from error
         events = json.loads(Path(session.end_profiling()).read_text())
-    return [event for event in events if event["name"].endswith("_kernel_time")]
+    return [Kernel.of(event) for event in events if event["name"].endswith("_kernel_time")]
 
 
-def _opened(path: Path, setting: Setting, profile_into: Path | None = None) -> Any:
+def _opened(artefact: Artefact, setting: Setting, profile_into: Path | None = None) -> Any:
     """A session on the very provider that was asked for: by itself ONNX Runtime takes the CPU where that fails."""
     library = _library()
     options = library.SessionOptions()
@@ -225,41 +302,68 @@ def _opened(path: Path, setting: Setting, profile_into: Path | None = None) -> A
     options.log_severity_level = SILENT
     if profile_into is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile_into / "profile")
-    wanted = PROVIDERS[_provider(setting)]
     # A forward that is profiled is bound to no fixed buffers, as a captured one has to be.
-    graphs = setting.cuda_graphs and profile_into is None
+    providers = _providers(artefact, setting, setting.cuda_graphs and profile_into is None)
     try:
-        providers = [(wanted, _provider_options(path, setting, graphs))]
-        disabled = BEFORE_INT8 if setting.precision == "int8" else []
-        session = library.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
-    except Exception as error:
-        raise _refusal(path, setting, error) from error
-    session.disable_fallback()
-    if session.get_providers()[0] != wanted:
-        raise UserError(
-            f"ONNX Runtime's {wanted} does not come up here: its CUDA, cuDNN or TensorRT libraries are missing or of "
-            "another version; type: pip install 'onnxruntime-gpu[cuda,cudnn]', or give --device cpu"
+        session = library.InferenceSession(
+            str(artefact.file),
+            options,
+            providers=providers,
+            disabled_optimizers=BEFORE_INT8 if setting.precision == "int8" else [],
+            # Or the constructor prints to the output, and tries the CPU.
+            enable_fallback=0,
         )
+    except (RuntimeError, ValueError) as error:  # of a provider; what is wrong with a graph has types of its own
+        raise _not_up(setting, _why_not_up(error)) from error
+    except Exception as error:
+        raise _refusal(artefact.file, setting, error) from error
+    wanted = [name for name, _ in providers]
+    if session.get_providers()[: len(wanted)] != wanted:
+        raise _not_up(setting, "its CUDA, cuDNN or TensorRT libraries are missing or of another version")
     return session
 
 
-def _provider_options(path: Path, setting: Setting, graphs: bool) -> dict[str, str]:
+def _providers(artefact: Artefact, setting: Setting, graphs: bool) -> list[tuple[str, dict[str, str]]]:
+    """The provider and its options, and the one that runs what it refuses."""
     provider = _provider(setting)
     if provider == "cpu":
-        return {}
-    options = {"device_id": setting.device.partition(":")[2] or "0"}
+        return [(PROVIDERS["cpu"], {})]
+    device = {"device_id": setting.device.partition(":")[2] or "0"}
+    # fp32 is to be float32: by itself CUDA multiplies it in TF32, which has the mantissa of fp16.
+    cuda = device | {"use_tf32": "0"}
     if provider == "cuda":
-        return options | ({"enable_cuda_graph": "1"} if graphs else {})
-    options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(path.parent)}
-    options |= {TENSORRT_FLAGS[setting.precision]: "1"} if setting.precision in TENSORRT_FLAGS else {}
-    return options | ({"trt_cuda_graph_enable": "1"} if graphs else {})
+        return [(PROVIDERS["cuda"], cuda | ({"enable_cuda_graph": "1"} if graphs else {}))]
+    # The TensorRT provider has no such option, but TensorRT heeds this.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    # Unlike CUDA's, its switches are not taken as 1 and 0.
+    tensorrt = device | ({"trt_cuda_graph_enable": "True"} if graphs else {})
+    tensorrt |= {TENSORRT_FLAGS[setting.precision]: "True"} if setting.precision in TENSORRT_FLAGS else {}
+    if artefact.engines is not None:
+        tensorrt |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(artefact.engines)}
+    if artefact.workspace_mib is not None:
+        tensorrt |= {"trt_max_workspace_size": str(artefact.workspace_mib * MIB)}
+    return [(PROVIDERS["tensorrt"], tensorrt), (PROVIDERS["cuda"], cuda)]
+
+
+def _why_not_up(error: Exception) -> str:
+    found = WHY_NOT_UP.search(str(error))
+    return found.group().strip()[:200] if found else first_line(error)
+
+
+def _not_up(setting: Setting, why: str) -> UserError:
+    if _provider(setting) == "cpu":
+        return UserError(f"ONNX Runtime {version()} does not start here ({why}); type: pip install -U onnxruntime")
+    return UserError(
+        f"ONNX Runtime's {TITLES[_provider(setting)]} provider does not come up here ({why}); type: pip install -U "
+        "'onnxruntime-gpu[cuda,cudnn]', or give --device cpu"
+    )
 
 
 def _refusal(path: Path, setting: Setting, error: Exception) -> UserError:
-    graphs = "; give --no-cuda-graphs" if setting.cuda_graphs else ""
+    lower = "another --engine" if setting.precision == "fp32" else "--precision fp32, or another --engine"
+    other = "give --no-cuda-graphs" if setting.cuda_graphs else f"try {lower}"
     return UserError(
-        f"ONNX Runtime {version()} can't run {path.name} in {setting.precision} ({first_line(error)}){graphs}"
-        + ("" if graphs else "; try --precision fp32, or another --engine")
+        f"ONNX Runtime {version()} can't run {path.name} in {setting.precision} ({first_line(error)}); {other}"
     )
 
 

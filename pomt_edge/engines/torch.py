@@ -14,9 +14,17 @@ from torch import Tensor, nn
 
 from pomt_edge.engines import BuildOptions, Built, Session, Setting
 from pomt_edge.engines._allocator import keep_memory
-from pomt_edge.engines._host import Outputs, as_float32, batch_by_batch, first_line, resident_mib, seeded_images
+from pomt_edge.engines._host import (
+    Outputs,
+    as_float32,
+    batch_by_batch,
+    first_line,
+    once_ms,
+    resident_mib,
+    seeded_images,
+)
 from pomt_edge.errors import UserError
-from pomt_edge.export import LOGITS
+from pomt_edge.export import LOGITS, graph
 from pomt_edge.export.target import TARGETS, Target
 from pomt_edge.machine.facts import asked
 
@@ -56,7 +64,18 @@ def prepare(model: nn.Module, setting: Setting) -> nn.Module:
     check_device(setting.device)
     if setting.device == "cpu":
         keep_memory()
+    else:
+        _compute_in_float32()
     return model.eval().to(device=setting.device, dtype=DTYPES[setting.precision])
+
+
+def _compute_in_float32() -> None:
+    """Or fp32 would be TF32, which has the mantissa of fp16.
+
+    cuDNN's convolutions take it by themselves, matrix products where an image sets TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def build(source: nn.Module | Path, setting: Setting, options: BuildOptions) -> Built:
@@ -165,6 +184,11 @@ class _HostSession:
         self.setting = setting
         self.device = setting.device
         self.images = _batch(setting)
+        self.first_ms = self._first_ms()
+
+    @torch.inference_mode()
+    def _first_ms(self) -> float:
+        return once_ms(lambda: self.model(self.images))
 
     @torch.inference_mode()
     def time_ms(self, count: int) -> list[float]:
@@ -184,6 +208,18 @@ class _HostSession:
         output: Tensor = self.model(_placed(images, self.setting))
         return {LOGITS: as_float32(output.float().cpu().numpy())}
 
+    @torch.inference_mode()
+    def tapped(self, images: Tensor) -> Outputs:
+        """Images [B, 3, height, width] to all that a graph with taps has as outputs, see `export.graph.to_onnx`.
+
+        Run in eager, on the session's device and in its precision.
+        """
+        eager = getattr(self.model, "_orig_mod", self.model)
+        found = graph.tapped(eager, _placed(images, self.setting))
+        return {
+            name: (value.float() if value.is_floating_point() else value).cpu().numpy() for name, value in found.items()
+        }
+
     def memory_mib(self) -> float | None:
         return resident_mib()
 
@@ -198,6 +234,15 @@ class _EventSession(_HostSession):
 
     timer = "CUDA events"
     _peak_mib: float | None = None
+
+    @torch.inference_mode()
+    def _first_ms(self) -> float:
+        torch.cuda.synchronize(self.device)
+        return once_ms(self._awaited_forward)
+
+    def _awaited_forward(self) -> None:
+        self.model(self.images)
+        torch.cuda.synchronize(self.device)
 
     @torch.inference_mode()
     def time_ms(self, count: int) -> list[float]:
@@ -219,8 +264,7 @@ class _EventSession(_HostSession):
         if self._peak_mib is None:
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
-            self.model(self.images)
-            torch.cuda.synchronize(self.device)
+            self._awaited_forward()
             self._peak_mib = torch.cuda.max_memory_allocated(self.device) / 2**20
         return self._peak_mib
 

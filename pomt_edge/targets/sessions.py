@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 import weakref
@@ -107,7 +108,7 @@ class Sessions:
             return self.engine.build(model, self.setting, BuildOptions(Path(), name))
         files = self._files()
         path = files.write(self._exported(model), name)
-        return self.engine.build(path, self.setting, BuildOptions(files.folder, name))
+        return _without_log(self.engine.build(path, self.setting, BuildOptions(files.folder, name)))
 
     def _exported(self, model: nn.Module) -> ModelProto:
         return pipeline.deployable(
@@ -134,3 +135,10 @@ class Sessions:
             if device is not None:
                 pairs.append((nvidia_facts.free_memory_mib(device), nvidia_facts.total_memory_mib(device)))
         return any(free is not None and total is not None and free < LEAST_FREE * total for free, total in pairs)
+
+
+def _without_log(built: Built) -> Built:
+    """A builder tells megabytes of each of hundreds of counts; only of one that fails they are worth their place."""
+    if built.log is not None:
+        built.log.unlink(missing_ok=True)
+    return dataclasses.replace(built, log=None)

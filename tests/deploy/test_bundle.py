@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +94,50 @@ def test_a_foreign_folder_is_left_alone_and_a_bundle_is_replaced_with_its_result
     assert bundle.open_checked(board).manifest.precision == "fp32"
     assert not (board / "tokens_164.onnx").exists()
     assert (board / "results/run.json").read_text() == "measured for an hour"
+
+
+def test_a_folder_can_be_checked_before_the_dear_work(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    wrong = {
+        tmp_path: "is not empty and no bundle",
+        tmp_path / "notes.txt": "notes.txt is a file",
+        tmp_path / "notes.txt/deep/board": "notes.txt is a file",
+    }
+    for folder, said in wrong.items():
+        with pytest.raises(UserError) as error:
+            bundle.check_folder(folder)
+        assert said in str(error.value) and "another folder" in str(error.value)
+    bundles.write(tmp_path / "board", bundles.plan())
+    for folder in (tmp_path / "board", tmp_path / "new/deep"):
+        bundle.check_folder(folder)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused_before_the_dear_work(tmp_path: Path) -> None:
+    bundles.write(tmp_path / "board", bundles.plan())
+    tmp_path.chmod(0o555)
+    try:
+        for folder in (tmp_path / "board", tmp_path / "new/deep"):
+            with pytest.raises(UserError, match="no permission to write"):
+                bundle.check_folder(folder)
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "Predicted: 1.70x for trt fp16 batch 1 on cuda:0; of this board that promises nothing."),
+        ({"predicted_ms": 0.0, "speedup": 1.0}, "Nothing was promised: the tokens to remove were given by hand."),
+        ({"removed": 0, "tokens_out": 197}, "Nothing was promised: the plan removes no tokens."),
+    ],
+)
+def test_the_bundle_tells_what_was_promised(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    bundles.write(tmp_path / "board", bundles.plan(**changes))
+    readme = (tmp_path / "board/README.md").read_text(encoding="utf-8")
+    assert said in readme.splitlines() and "1.00x" not in readme
+    assert "outputs are not compared with torch's" in readme
 
 
 def test_nothing_is_left_of_a_bundle_that_cannot_be_written(tmp_path: Path) -> None:

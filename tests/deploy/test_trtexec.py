@@ -73,6 +73,7 @@ def test_every_tensorrt_measures_the_same(tmp_path: Path, version: str) -> None:
     ("version", "precision", "expected", "note"),
     [
         ("8.2", "fp16", "--workspace=512 --buildOnly --noTF32 --fp16", "cannot keep single layers"),
+        ("8.2", "int8", "--workspace=512 --buildOnly --noTF32 --int8", "cannot keep single layers"),
         (
             "10.3",
             "fp16",
@@ -82,6 +83,7 @@ def test_every_tensorrt_measures_the_same(tmp_path: Path, version: str) -> None:
         ),
         ("10.3", "fp32", "--memPoolSize=workspace:512 --skipInference --noTF32", ""),
         ("11.0", "fp16", "--memPoolSize=workspace:512 --skipInference --noTF32", ""),
+        ("11.0", "int8", "--memPoolSize=workspace:512 --skipInference --noTF32", ""),
     ],
 )
 def test_each_build_gets_the_flags_of_its_version(
@@ -91,10 +93,43 @@ def test_each_build_gets_the_flags_of_its_version(
     folder = made(tmp_path, target=BOARDS[version], precision=precision, **options)
     assert bundles.run(folder, ROUNDS="1", version=version).returncode == 0
     told = run_json(folder)
-    assert told["build_flags"] == expected
+    assert told["build_flags"] == f"{expected} --profilingVerbosity=detailed"
     assert note in " ".join(told["notes"]) and bool(told["notes"]) == bool(note)
     (engine,) = (folder / "engines").glob("reduced-*.engine")
     assert json.loads(engine.read_text(encoding="utf-8"))["flags"]["--onnx"] == "reduced.onnx"
+
+
+@pytest.mark.parametrize(("version", "limit"), [("8.2", ["--workspace=1024"]), ("10.3", [])])
+def test_memory_is_limited_where_it_was_asked_for_or_the_boards_own_limit_is_tiny(
+    tmp_path: Path, version: str, limit: list[str]
+) -> None:
+    folder = made(tmp_path, target=BOARDS[version])
+    assert bundles.run(folder, ROUNDS="1", version=version).returncode == 0
+    assert [flag for flag in run_json(folder)["build_flags"].split() if "workspace" in flag] == limit
+
+
+@pytest.mark.parametrize("version", ["10.3", "11.0"])
+def test_graphs_for_int8_carry_their_scales_to_every_board(tmp_path: Path, version: str) -> None:
+    folder = made(tmp_path, target="jetpack6", precision="int8")
+    done = bundles.run(folder, "--rounds", "1", version=version)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("--int8" in run_json(folder)["build_flags"].split()) == (version == "10.3")
+    found = trtexec.runs_in(folder / "results/reduced.layers.json")
+    assert found == trtexec.RunsIn("int8", 2, 3)
+
+
+def test_a_board_without_a_flag_does_without(tmp_path: Path) -> None:
+    folder = made(tmp_path, precision="fp32")
+    lacking = tmp_path / "trtexec"
+    optional = ("noTF32", "exportLayerInfo", "profilingVerbosity")
+    text = (bundles.FAKES / "trtexec").read_text(encoding="utf-8")
+    begin, known, end = text.partition('known = {f"--{name}" for name in f"{ALWAYS} {FLAGS[version]}".split()}')
+    lacking.write_text(begin + known + "".join(f' - {{"--{name}"}}' for name in optional) + end, encoding="utf-8")
+    lacking.chmod(0o755)
+    done = bundles.run(folder, "--rounds", "1", TRTEXEC=str(lacking))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run_json(folder)["build_flags"] == "--skipInference"
+    assert trtexec.runs_in(folder / "results/baseline.layers.json") is None
 
 
 def test_a_typed_graph_is_built_as_typed_and_an_open_batch_is_given(tmp_path: Path) -> None:
@@ -111,7 +146,7 @@ def test_a_typed_graph_is_built_as_typed_and_an_open_batch_is_given(tmp_path: Pa
     [
         ("jetpack6", "fp16", "8.2", "TensorRT 10.3 or newer, and this board has 8.2.1"),
         ("generic", "fp16", "8.2", "TensorRT 10.0 or newer, and this board has 8.2.1"),
-        ("jetpack6", "fp16", "11.0", "takes fp16 from the graph alone"),
+        ("jetpack6", "fp16", "11.0", "takes fp16 from the graph alone, and this folder, made for jetpack6, leaves it"),
         ("jetpack4", "bf16", "8.2", "has no --bf16"),
     ],
 )
@@ -152,6 +187,18 @@ def test_a_graph_that_crashes_is_told_and_the_others_go_on(tmp_path: Path) -> No
         "reduced": "ok",
     }
     assert (folder / "results-1/run.json").exists()
+
+
+def test_a_run_that_is_cut_off_is_kept_up_to_its_last_whole_round(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    assert bundles.run(folder, "--rounds", "4", FAKE_TRT_POWER_CUT="reduced.3.times.json").returncode != 0
+    run = trtexec.board_run(bundle.open_checked(folder), folder / "results")
+    assert trtexec.cut_off(run) == "run_trtexec.sh did not end: 2 of 4 rounds"
+    measured = benchmark(folder)
+    assert (measured.baseline.blocks, measured.reduced.blocks) == (2, 2)
+    assert measured.speedup == pytest.approx(bundles.SPEEDUP, rel=0.01)
+    assert bundles.run(folder, "--rounds", "1").returncode == 0
+    assert trtexec.cut_off(trtexec.board_run(bundle.open_checked(folder), folder / "results")) is None
 
 
 def test_an_engine_serves_the_flags_that_it_was_built_with_alone(tmp_path: Path) -> None:
@@ -278,3 +325,12 @@ def test_files_that_are_no_profile_are_refused(tmp_path: Path, text: str) -> Non
     path.write_text(text)
     with pytest.raises(UserError, match="--exportProfile"):
         trtexec.profile(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"Layers": ["head"]}', '{"Layers": 1}', '{"Layers": [{"Name": "a", "Inputs": 1}]}', "\xff"]
+)
+def test_an_engine_that_does_not_tell_what_it_runs_in(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "layers.json"
+    path.write_bytes(text.encode("latin-1"))
+    assert trtexec.runs_in(path) is None

@@ -75,6 +75,7 @@ def test_any_number_of_images_gives_what_torch_computes(name: str, graph: Graph)
     seed = torch.Generator().manual_seed(0)
     assert torch.equal(seeded_images(2, 32), torch.randn(2, 3, 32, 32, generator=seed)), "all sessions are timed on it"
     assert session.timer == "host clock" and (session.memory_mib() or 0) > 50
+    assert (session.first_ms or 0) > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,6 +152,65 @@ def test_a_provider_has_to_fit_the_device_and_be_there() -> None:
         with pytest.raises(UserError, match=r"--provider tensorrt: this ONNX Runtime has cpu; .*onnxruntime-gpu"):
             by.check_setting(replace(CPU, device="cuda:0", provider="tensorrt"))
     by.check_setting(replace(CPU, provider="cpu"))
+
+
+TENSORRT = replace(CPU, device="cuda:1", precision="fp16", provider="tensorrt")
+
+
+def providers(graph: Path, folder: Path, name: str, **options: Any) -> list[tuple[str, dict[str, str]]]:
+    by = engine("onnxruntime")
+    return by._providers(by.build(graph, TENSORRT, BuildOptions(folder, name, **options)).artefact, TENSORRT, False)
+
+
+def test_what_tensorrt_refuses_runs_on_cuda_in_float32(graph: Graph, tmp_path: Path) -> None:
+    first, second = providers(graph("fp16"), tmp_path, "reduced", workspace_mib=64)
+    assert first[0] == "TensorrtExecutionProvider"
+    assert first[1]["trt_max_workspace_size"] == str(64 * 2**20)
+    assert first[1]["trt_fp16_enable"] == first[1]["trt_engine_cache_enable"] == "True"
+    assert first[1]["device_id"] == second[1]["device_id"] == "1"
+    assert second[0] == "CUDAExecutionProvider" and second[1]["use_tf32"] == "0"
+    assert "trt_max_workspace_size" not in providers(graph("fp16"), tmp_path, "reduced")[0][1]
+
+
+def test_a_tensorrt_engine_is_that_of_its_build(graph: Graph, tmp_path: Path) -> None:
+    def cache(name: str) -> Path:
+        return Path(providers(graph("fp16"), tmp_path, name)[0][1]["trt_engine_cache_path"])
+
+    kept = cache("reduced")
+    assert kept == tmp_path / "reduced.trt_cache" and kept.is_dir()
+    (kept / "of_before.engine").write_bytes(b"an engine of another schedule")
+    assert cache("reduced.build2") != kept
+    assert (kept / "of_before.engine").exists()
+    assert not list(cache("reduced").iterdir())
+
+
+def test_products_on_the_cpu_are_no_tensorrt(graph: Graph) -> None:
+    by = engine("onnxruntime")
+    products = by._Session(by.Artefact(graph("fp32")), CPU).products
+    by._check_places(products, CPU)
+    with pytest.raises(UserError, match=f"leaves {len(products)} kernels .* to the CPU; give --provider cuda"):
+        by._check_places(products, TENSORRT)
+    by._check_places([], TENSORRT)
+
+
+def test_a_provider_that_does_not_come_up_is_not_replaced(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    setting = replace(CPU, device="cuda")
+    if engine("onnxruntime").default_device() == "cpu":
+        with pytest.warns(UserWarning, match="CUDA"), pytest.raises(UserError, match="provider does not come up here"):
+            loaded("onnxruntime", graph("fp32"), setting)
+    kind = importlib.import_module("onnxruntime").InferenceSession
+    opened: list[Any] = []
+
+    def fails(session: Any, providers: Any, *rest: Any) -> None:
+        opened.append(providers)
+        raise RuntimeError("/ort/cuda_call.cc:123 [with X = int] CUDA failure 35: driver too old ; GPU=0 ; line=9")
+
+    monkeypatch.setattr(kind, "_create_inference_session", fails)
+    with pytest.raises(UserError, match=r"does not come up here \(CUDA failure 35: driver too old\); type: pip"):
+        loaded("onnxruntime", graph("fp32"), setting)
+    assert len(opened) == 1 and capfd.readouterr().out == "", "--json is printed there"
 
 
 @pytest.mark.parametrize("name", NAMES)

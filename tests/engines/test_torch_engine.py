@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch._inductor.config
 from reduce_models import images, small
 from torch import nn
 
-from pomt_edge.engines import BuildOptions, Built, Session, Setting
+from pomt_edge.engines import BuildOptions, Built, Session, Setting, Tapped
 from pomt_edge.engines import torch as engine
 from pomt_edge.errors import UserError
 from pomt_edge.export import LOGITS
@@ -41,6 +42,43 @@ def test_the_host_session_times_forwards_and_knows_its_memory() -> None:
     with torch.inference_mode():
         found = session.run(images(5))[LOGITS]
         np.testing.assert_allclose(found, model(images(5)).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_first_forward_is_the_session_s_very_first() -> None:
+    class Waking(nn.Linear):
+        asleep = True
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if self.asleep:
+                time.sleep(0.2)
+            self.asleep = False
+            return super().forward(images)
+
+    session = session_of(Waking(32, 2), CPU)
+    assert (session.first_ms or 0) >= 200 > min(session.time_ms(3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_the_session_computes_within_is_told_as_a_graph_with_taps_does(precision: str) -> None:
+    model = reduce_model(small(depth=3), method="tome", schedule=[0, 20, 10])
+    session = session_of(model, replace(CPU, precision=precision))
+    assert isinstance(session, Tapped)
+    found = session.tapped(images(3))
+    maps = {f"{name}{index}" for index in (1, 2) for name in ("kept", "merged", "into")}
+    assert found.keys() == {LOGITS, "block0", "block1", "block2", *maps}
+    np.testing.assert_array_equal(found[LOGITS], session.run(images(3))[LOGITS])
+    with torch.inference_mode():
+        told = session.model.token_maps(images(3).to(engine.DTYPES[precision]))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(found["kept1"], told[1].kept.numpy())
+    assert found["kept1"].dtype == np.int64 and found["block1"].dtype == np.float32
+    assert found["block1"].shape == (3, 45, 64)
+
+
+def test_the_unreduced_model_tells_its_blocks() -> None:
+    session = session_of(small(depth=1), CPU)
+    assert isinstance(session, Tapped)
+    found = session.tapped(images(2))
+    assert found.keys() == {LOGITS, "block0"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -78,6 +116,8 @@ def test_more_variants_than_dynamo_would_recompile_for_are_all_compiled() -> Non
                 expected = variant(images(5)).numpy()
             np.testing.assert_allclose(session.run(images(5))[LOGITS], expected, atol=1e-4)
             assert min(session.time_ms(2)) > 0
+            assert isinstance(session, Tapped)
+            np.testing.assert_allclose(session.tapped(images(3))[LOGITS], expected[:3], atol=1e-4)
             assert graphs() == before + 1, "nothing is compiled again, for a last batch that is not full neither"
 
 
@@ -102,6 +142,14 @@ def test_cuda_sessions_compute_what_the_cpu_does(setting: Setting, timer: str) -
     assert session.timer == timer
     assert min(session.time_ms(5)) > 0
     np.testing.assert_allclose(session.run(images(2))[LOGITS], expected, atol=1e-2)
+
+
+@on_cuda
+def test_fp32_is_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    engine.prepare(small(depth=1), CUDA)
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
 
 @on_cuda

@@ -162,6 +162,16 @@ def test_the_timing_cache_is_kept_and_a_broken_one_replaced(
     assert cache.read_bytes() == b"cache+"
 
 
+def test_a_build_that_is_to_differ_leaves_the_timing_cache_alone(
+    install: Callable[[str], ModuleType], graph: Path, tmp_path: Path
+) -> None:
+    library = install(OLD)
+    build(graph, tmp_path, reuse_timings=False)
+    cache = trt.rules(ORIN).timing_cache
+    assert cache is not None and not cache.exists()
+    assert asked(library, "timing cache") == []
+
+
 @pytest.mark.parametrize("version", [OLD, NEWEST])
 def test_a_node_that_is_not_supported_is_named(
     install: Callable[[str], ModuleType], graph: Path, tmp_path: Path, version: str

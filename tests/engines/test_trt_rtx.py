@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from reduce_models import images, small
 
 from pomt_edge.engines import BuildOptions, Built, Setting, trt_rtx
+from pomt_edge.engines._tensorrt_progress import interruptible
 from pomt_edge.errors import Unavailable, UserError
 from pomt_edge.reduce.reduced_model import reduce_model
 
@@ -147,15 +148,54 @@ def test_a_file_that_is_no_graph_is_refused(content: bytes | None, tmp_path: Pat
         trt_rtx.build(file, Setting("cuda", "fp32", 1, 32), BuildOptions(tmp_path, "broken"))
 
 
-def test_ctrl_c_stops_a_build(graph: Any, tmp_path: Path) -> None:
-    def press(text: str) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+@pytest.fixture
+def endings() -> Iterator[tuple[signal.Signals, ...]]:
+    """Signals that a command takes as Ctrl-C."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(ending, signal.default_int_handler) for ending in signals]
+    yield signals
+    for ending, handler in zip(signals, before, strict=True):
+        signal.signal(ending, handler)
 
-    before = signal.getsignal(signal.SIGINT)
+
+def test_ctrl_c_and_other_endings_stop_a_build(graph: Any, tmp_path: Path, endings: tuple[signal.Signals, ...]) -> None:
+    for ending in endings:
+        raised_inside: list[BaseException] = []
+
+        def end(text: str, ending: signal.Signals = ending, raised: list[BaseException] = raised_inside) -> None:
+            try:
+                signal.raise_signal(ending)
+            except BaseException as error:
+                raised.append(error)
+
+        with pytest.raises(KeyboardInterrupt):
+            build(graph, tmp_path, tell=end)
+        assert not raised_inside, "it would go through the library"
+        assert not (tmp_path / "reduced.engine").exists()
+        assert [signal.getsignal(one) for one in endings] == 3 * [signal.default_int_handler]
+
+
+def test_an_ending_that_is_not_python_s_is_left_to_the_system(endings: tuple[signal.Signals, ...]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with interruptible():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_ending_is_not_held_back(endings: tuple[signal.Signals, ...]) -> None:
+    reached: list[str] = []
+
+    def end_twice() -> None:
+        with interruptible() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            reached.append("after the first" if stop.is_set() else "not noted")
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("after the second")
+
     with pytest.raises(KeyboardInterrupt):
-        build(graph, tmp_path, tell=press)
-    assert not (tmp_path / "reduced.engine").exists()
-    assert signal.getsignal(signal.SIGINT) is before
+        end_twice()
+    assert reached == ["after the first"]
 
 
 def test_loading_needs_a_gpu_that_it_runs_on(graph: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import tempfile
@@ -16,7 +17,7 @@ from reduce_models import images, small
 from pomt_edge import reduce_model
 from pomt_edge.engines import Built, Session, Setting
 from pomt_edge.engines import torch as torch_engine
-from pomt_edge.errors import UserError
+from pomt_edge.errors import Unavailable, UserError
 from pomt_edge.export import LOGITS
 from pomt_edge.machine.system import System
 from pomt_edge.measure.progress import Silent
@@ -42,9 +43,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Counting:
     """An engine of ours that writes down what it builds and loads."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, library: str | None = None) -> None:
         pytest.importorskip("onnx")
-        pytest.importorskip(name)
+        pytest.importorskip(library or name)
         self._engine = importlib.import_module(f"pomt_edge.engines.{name}")
         self.built: list[str] = []
         self.loaded: list[str] = []
@@ -57,7 +58,7 @@ class Counting:
         return self._engine.build(source, setting, options)
 
     def load(self, built: Built, setting: Setting) -> Session:
-        self.loaded.append(Path(built.artefact).stem)
+        self.loaded.append(getattr(built.artefact, "file", built.artefact).stem)
         return self._engine.load(built, setting)
 
 
@@ -102,6 +103,16 @@ def test_what_is_let_go_without_closing_leaves_no_files(folders: Path) -> None:
     del sessions
     gc.collect()
     assert not list(folders.glob("pomt-edge-*"))
+
+
+def test_of_a_build_that_succeeded_no_log_stays(folders: Path) -> None:
+    engine: Any = Counting("trt_rtx", "tensorrt_rtx_bindings")
+    with Sessions(engine, variant, Setting("cuda", "fp32", 2, 32), FULL) as sessions:
+        with contextlib.suppress(Unavailable):  # it builds anywhere, and loads on a GPU
+            sessions(60)
+        (own,) = folders.glob("pomt-edge-*")
+        assert (own / "tokens60.engine").exists()
+        assert not list(own.glob("*.log"))
 
 
 def test_modules_are_neither_exported_nor_ever_let_go(folders: Path) -> None:
