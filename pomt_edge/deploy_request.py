@@ -76,8 +76,7 @@ class DeployRequest:
         checks.in_range("--interval", self.interval_percent, 0.01, 100.0)
         checks.one_of("--precision", self.precision, PRECISIONS)
         checks.one_of("--target", self.target, list(TARGETS))
-        if self.engine is not None:
-            catalogue.check(self.engine, [*catalogue.names(ENGINES), ONNX], "engine")
+        checks.one_of("--engine", self.engine, [*catalogue.names(ENGINES), ONNX])
         checks.a_file("--weights", self.weights, "safetensors or a torch checkpoint")
         checks.a_folder("--data", self.data, "a folder of images")
         checks.a_folder("--serve-check", self.serve_check, "a folder of images")

@@ -111,6 +111,8 @@ class Steps:
         self.work = work
         self.found = Found()
         self.missing = work.missing
+        self.bundle: Path | None = None
+        """Where it was written."""
         self._setting = work.setting
         self._journal = journal
         self._scratch = scratch
@@ -255,6 +257,7 @@ class Steps:
             "float32_layers": [] if work.target.typed else graphs.float32_layers(files.values(), precision),
         }
         bundle.write(folder, plan=plan, graphs=files, target=work.target, precision=precision, facts=facts)
+        self.bundle = folder
         self._progress.note(f"bundle for a board: {folder}")
 
     def _measure(self, engine: Engine, sessions: dict[str, Session]) -> None:

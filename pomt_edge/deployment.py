@@ -20,12 +20,15 @@ from pomt_edge.errors import Interrupted, Unavailable, UserError
 from pomt_edge.export import target as targets
 from pomt_edge.export.target import Target
 from pomt_edge.job import check_writable
+from pomt_edge.machine.controls import controls_of
+from pomt_edge.machine.system import System
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.records import MEASURED, Deployment, Parity, Plan
 
 DEPLOYED, EXPORTED, NOT_RUN, DIVERGES = "deployed", "exported", "not run", "diverges"
 UNPROVEN = "Graphs were not proven, because ONNX Runtime is not installed or can't run their precision"
+RESULTS = "results"
 DEFAULT_BOARD = "jetpack6"
 BUILDS_APART = 1.02
 """Ratio of the slowest to the fastest build from which on a user should know."""
@@ -68,6 +71,11 @@ def _settle(request: DeployRequest, plan: Plan | None, file: Path | None, progre
     check_writable(request.out)
     if request.bundle is not None:
         bundle.check_folder(request.bundle)
+        if (request.bundle / RESULTS).exists():
+            raise UserError(
+                f"--bundle {request.bundle} holds what a board measured of the bundle that is there: give another "
+                f"folder, or import it and remove {request.bundle / RESULTS}"
+            )
     device, missing = _device(request, engine)
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -84,6 +92,11 @@ def _settle(request: DeployRequest, plan: Plan | None, file: Path | None, progre
     )
     if engine and not missing:
         engine.check_setting(setting)
+        if request.dynamic_batch and engine.TAKES == "module":
+            raise UserError(f"--dynamic-batch is for graphs, and --engine {name} takes none; leave it out")
+        if request.lock:  # a power mode that this board does not have is said now
+            clocks = (request.power_mode, request.gpu_clock_mhz, engine.gpu_uuid(device))
+            controls_of(device, System(request.sysroot), *clocks)
     if request.serve_check is not None:
         serve.files_in(request.serve_check, setting.batch_size)
     subject.check_counts(request.further_counts())
@@ -187,8 +200,19 @@ def _notes(steps: Steps) -> list[str]:
         notes.append("Random weights: what is built here has the right latency and computes nothing of use.")
     if not work.subject.real_images:
         notes.append("The proof ran on seeded noise; give --data DIR to prove it on real images.")
-    if steps.missing and not work.request.target:
+    if steps.missing and work.target.tensorrt and not work.request.target:
         notes.append(f"The graphs are for {work.target.title} and newer; for another board give --target.")
+    if steps.bundle is not None:
+        notes.append(f"On the board: bash {steps.bundle.name}/run_trtexec.sh; then here: pomt-edge import DIR.")
+    if work.setting.batch_size != work.subject.plan.batch_size:
+        notes.append(
+            f"The plan was made for batch {work.subject.plan.batch_size}, this is batch {work.setting.batch_size}, "
+            f"whose steps may be elsewhere; for a plan of its own: offline_compute --bs {work.setting.batch_size}"
+        )
+    if work.subject.calibration:
+        count = sum(len(batch) for batch in work.subject.calibration)
+        notes.append(f"int8 was calibrated on {count} images of {work.request.data or 'the embedded demo'}.")
+    notes += _swaps(found.parities)
     plan = work.subject.plan
     if plan.origin != MEASURED:
         notes.append(f"The plan's latencies are {plan.origin} ({plan.device}), not measured.")
@@ -202,6 +226,16 @@ def _notes(steps: Steps) -> list[str]:
             apart = 100 * (max(own) / min(own) - 1)
             notes.append(f"{len(own)} builds of the {variant} model differ by {apart:.1f} %: {_listed(own)} ms.")
     return notes
+
+
+def _swaps(parities: tuple[Parity, ...]) -> list[str]:
+    """What low precision keeps otherwise."""
+    return [
+        f"In {one.engine} {one.precision} {100 - one.same_tokens_percent:.1f} % of the images keep partly other tokens "
+        f"than in torch fp32, {one.swapped_per_image:.2g} each on average over all images."
+        for one in parities
+        if one.same_tokens_percent is not None and one.same_tokens_percent < 100 and one.swapped_per_image is not None
+    ]
 
 
 def _listed(values: list[float]) -> str:

@@ -92,7 +92,10 @@ def test_the_tables_hold_what_the_plan_says(finished: tuple[Path, str, str]) -> 
     out = finished[0]
     plan = Plan.load(out)
     curve = {int(row["tokens"]): row for row in rows(out / "curve.csv")}
-    assert list(next(iter(curve.values()))) == ["tokens", "median_ms", "low_ms", "high_ms", "samples", "stop_reason"]
+    assert list(next(iter(curve.values()))) == [
+        *("tokens", "median_ms", "low_ms", "high_ms", "samples", "stop_reason", "origin")
+    ]
+    assert {row["origin"] for row in curve.values()} == {"measured"}
     assert list(curve) == [197, 162, 127, 92, 57, 22]
     assert float(curve[197]["median_ms"]) == pytest.approx(plan.baseline_ms, rel=1e-4)
     assert float(curve[plan.tokens_out]["median_ms"]) == pytest.approx(plan.predicted_ms, rel=1e-4)
@@ -404,7 +407,7 @@ def demo_state() -> dict[str, torch.Tensor]:
         (["--crop-pct", "0.9"], "leave out --crop-pct"),
         (["--bs", "100000000"], "--bs 100000000 is out of range"),
         (["--weights", "tests"], "--weights tests: is a folder"),
-        (["--device", "tpu"], "expected cpu, cuda or cuda:N"),
+        (["--device", "tpu"], "expected cpu, cuda, cuda:N, sim:PROFILE"),
         (["--engine", "tensorflow"], "unknown engine 'tensorflow'; known: "),
         (["--method", "pmot"], "unknown method 'pmot'; known: pomt"),
         (["--precision", "fp8"], "expected one of fp32, fp16, bf16, int8"),

@@ -191,7 +191,9 @@ def test_int8_for_an_older_tensorrt_has_its_scales_in_the_graph(tmp_path: Path) 
     assert all(proof.precision == "int8" for proof in result_in(tmp_path / "out").parities)
 
 
-def test_stopping_at_the_graphs_with_a_bundle_and_further_counts(tmp_path: Path) -> None:
+def test_stopping_at_the_graphs_with_a_bundle_and_further_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle, out = tmp_path / "bundle", tmp_path / "out"
     words = [*BY_HAND, "--engine", "onnx", "--target", "jetpack4", "--bundle", bundle, "--counts", "160,117,96"]
     assert deploy(*words, *QUICK, "--out", out) == 0
@@ -202,6 +204,9 @@ def test_stopping_at_the_graphs_with_a_bundle_and_further_counts(tmp_path: Path)
     assert {onnx.load(str(bundle / name)).opset_import[0].version for name in names} == {13}
     assert {proof.variant for proof in result.parities} == {path.removesuffix(".onnx") for path in names}
     assert (bundle / "reduced.onnx").read_bytes() == (out / "reduced.onnx").read_bytes()
+    (bundle / "results").mkdir()
+    assert deploy(*words, *QUICK, "--out", tmp_path / "again") == USAGE_ERROR
+    assert "holds what a board measured" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
@@ -328,7 +333,10 @@ ERRORS = {
     "model alone": (["--model", "demo"], "--model needs --removed N"),
     "removed alone": (["--removed", "9"], "--removed needs --model"),
     "too many": (["--model", "demo", "--removed", "400"], "400"),
-    "engine": ([*BY_HAND, "--engine", "onnxruntme"], "unknown engine 'onnxruntme'; known: onnxruntime"),
+    "engine": (
+        [*BY_HAND, "--engine", "onnxruntme"],
+        "--engine onnxruntme: expected one of onnxruntime, openvino, torch",
+    ),
     "target": ([*BY_HAND, "--target", "jetpack3"], "--target jetpack3: expected one of generic, jetpack4"),
     "precision": ([*BY_HAND, "--precision", "fp8"], "--precision fp8: expected one of fp32, fp16, bf16, int8"),
     "two weights": ([*BY_HAND, "--weights", __file__, "--random-weights"], "exclude each other"),
@@ -340,6 +348,9 @@ ERRORS = {
     "method": (["--model", "demo", "--removed", "9", "--method", "tomm"], "unknown method 'tomm'"),
     "method of a plan": (["--method", "tome"], "--method is for --model"),
     "block of a plan": (["--block", "4"], "--block is for --model"),
+    "dynamic batch": ([*BY_HAND, "--engine", "torch", "--dynamic-batch"], "--dynamic-batch is for graphs"),
+    "power mode": ([*BY_HAND, "--engine", "torch", "--power-mode", "MAXN"], "only a Jetson has power modes"),
+    "bundle": ([*BY_HAND, "--engine", "onnx", "--bundle", "/proc/b"], "/proc/b: can't be written"),
     "workspace": ([*BY_HAND, "--engine", "openvino", "--workspace", "9"], "--workspace is TensorRT's"),
     "no such count": ([*BY_HAND, "--counts", "197,210", "--bundle", "b"], "--counts 210: expected 1 to 197 tokens"),
     "count too small": ([*BY_HAND, "--counts", "1", "--bundle", "b"], "1"),

@@ -85,7 +85,7 @@ def _proof(parities: tuple[Parity, ...]) -> Table:
     ]
     images = f"{parities[0].images} {'images' if parities[0].real_images else 'seeded inputs'}"
     headings = ("model", "in", "logits off (allowed)", "class %", "tokens %", "proof")
-    return _table(f"Against torch fp32, {images}: logits, same first class, same tokens kept", headings, rows, left=2)
+    return _table(f"Against torch fp32, {images}; class, tokens: images with the same ones", headings, rows, left=2)
 
 
 def _builds(builds: tuple[Build, ...]) -> Table:

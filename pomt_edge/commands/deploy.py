@@ -49,7 +49,7 @@ def deploy(
             help="torch, onnxruntime, openvino, trt or trt-rtx; onnx: stop at the graphs. [default: the plan's]"
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N. [default: the engine's]")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: the plan's, else the engine's.")] = "auto",
     provider: Annotated[str | None, typer.Option(help="ONNX Runtime's: cpu, cuda or tensorrt.")] = None,
     compile_it: Annotated[bool, typer.Option("--compile", help="torch: through torch.compile.")] = False,
     cuda_graphs: Annotated[

@@ -130,6 +130,10 @@ def check_folder(folder: Path) -> None:
     for place in (there, folder.resolve().parent) if there == folder else (there,):
         if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
             raise UserError(f"{folder}: no permission to write in {place}; give another folder for the bundle")
+    try:
+        tempfile.TemporaryDirectory(dir=there).cleanup()  # /proc and its like permit it, and then can't
+    except OSError as error:
+        raise UserError(f"{folder}: can't be written ({error.strerror}); give another folder for the bundle") from error
     _replaceable(folder)
 
 

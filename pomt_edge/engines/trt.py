@@ -27,7 +27,7 @@ def _how_to_get() -> str:
             "JetPack has it: sudo apt-get install nvidia-jetpack (or python3-libnvinfer alone), and make the virtual "
             "environment with --system-site-packages"
         )
-    return "pip install tensorrt on a PC with an NVIDIA GPU"
+    return "a PC with an NVIDIA GPU has it by: pip install tensorrt; a Jetson by its JetPack"
 
 
 LIBRARY = Library("tensorrt", "TensorRT", _how_to_get)
