@@ -369,13 +369,9 @@ def of_fake(tokens: int) -> float:
 
 
 @over_ssh
-@pytest.mark.parametrize(
-    ("kind", "model", "tensorrt"), [("agx_orin_64g", "Jetson AGX Orin", "10.3"), ("tx2", "quill", "8.2")]
-)
-def test_a_board_is_measured_from_end_to_end(
-    serve: Serve, tmp_path: Path, kind: str, model: str, tensorrt: str
-) -> None:
-    board = serve(kind)
+def test_a_board_is_measured_from_end_to_end(serve: Serve, tmp_path: Path) -> None:
+    """An Orin; a TX2's older TensorRT is tried over the same connection without the whole job."""
+    board = serve("agx_orin_64g")
     before = board.board.snapshot()
     out = tmp_path / "run"
     assert compute(*to(board), *FEW, "--max-drop", "60", "--out", out) == 0
@@ -384,7 +380,7 @@ def test_a_board_is_measured_from_end_to_end(
     assert curve_of(out) == pytest.approx({tokens: of_fake(tokens) for tokens in curve_of(out)}, rel=0.02)
     assert set(curve_of(out)) == {197, 112, 27}
     environment = result.environment
-    assert model in environment.device_name and environment.details["tensorrt"].startswith(tensorrt)
+    assert "Jetson AGX Orin" in environment.device_name and environment.details["tensorrt"].startswith("10.3")
     assert environment.details["power_mode"] == "MAXN" and environment.details["timer"] == "trtexec computeMs"
     assert environment.details["clocks"]["state"] == "locked" and environment.origin == "measured"
     assert "over-current (oc1)" in result.curve.steadiness.counters
@@ -439,8 +435,8 @@ def test_a_host_key_that_is_not_known_is_refused(
 
 
 @over_ssh
-@pytest.mark.parametrize("ending", ["cut", "interrupted"])
-def test_a_sweep_goes_on_after_its_connection_or_itself_was_cut(serve: Serve, tmp_path: Path, ending: str) -> None:
+def test_an_interrupted_sweep_puts_the_clocks_back_and_goes_on(serve: Serve, tmp_path: Path) -> None:
+    """What a lost connection does is tried on the target itself."""
     board = serve()
     before = board.board.snapshot()
     out = tmp_path / "run"
@@ -454,18 +450,13 @@ def test_a_sweep_goes_on_after_its_connection_or_itself_was_cut(serve: Serve, tm
             time.sleep(0.02)
         measured = calls(out)
         assert board.board.pinned
-        if ending == "cut":
-            board.cut()
-            assert running.wait(120) == 0, (tmp_path / "said").read_text()
-            assert "connection lost" in (tmp_path / "said").read_text(encoding="utf-8")
-        else:
-            running.send_signal(signal.SIGINT)
-            assert running.wait(120) == INTERRUPTED
-            assert f"--out {shlex.quote(str(out))} to go on" in (tmp_path / "said").read_text(encoding="utf-8")
-            assert board.board.snapshot() == before and not (out / "plan.json").exists()
-            measured = calls(out)
-            assert list((board.folder / "engines").glob("*.engine"))  # they need not be built again
-            assert compute(*words) == 0
+        running.send_signal(signal.SIGINT)
+        assert running.wait(120) == INTERRUPTED
+        assert f"--out {shlex.quote(str(out))} to go on" in (tmp_path / "said").read_text(encoding="utf-8")
+        assert board.board.snapshot() == before and not (out / "plan.json").exists()
+        measured = calls(out)
+        assert list((board.folder / "engines").glob("*.engine"))  # they need not be built again
+        assert compute(*words) == 0
     assert calls(out)[: len(measured)] == measured
     assert curve_of(out) == pytest.approx({tokens: of_fake(tokens) for tokens in curve_of(out)}, rel=0.02)
     assert board.board.snapshot() == before

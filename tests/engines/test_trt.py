@@ -36,7 +36,8 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], 
     def become(version: str) -> ModuleType:
         monkeypatch.setenv("FAKE_TENSORRT_VERSION", version)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+        # Not by monkeypatch: of two calls in a test it would put back the first one's fake, for all tests to come.
+        sys.modules.pop("tensorrt", None)
         monkeypatch.syspath_prepend(FAKE)
         return importlib.import_module("tensorrt")
 

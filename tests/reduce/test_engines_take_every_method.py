@@ -109,10 +109,10 @@ def run_onnx(model: nn.Module, given: Tensor, dynamo: bool) -> Any:
     return session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", NAMES)
-def test_onnx_runtime_computes_the_same(name: str, exporter: str) -> None:
-    found = run_onnx(reduced(name), BATCH, EXPORTERS[exporter])
+def test_onnx_runtime_computes_the_same_by_the_older_exporter(name: str) -> None:
+    """The other one is what `pomt_edge.export` uses, and tested there."""
+    found = run_onnx(reduced(name), BATCH, dynamo=False)
     np.testing.assert_allclose(found, logits(name).numpy(), rtol=0, atol=1e-4)
 
 
