@@ -144,7 +144,9 @@ def _of(names: list[str], callout: Callout) -> Callout:
 def _row(run: FleetRun, result: Result, has_quality: bool) -> Row:
     plan, here = result.plan, result.environment
     prunes = plan.verdict == "prune"
-    named = {"prune": f"remove {words.where(plan)}", "keep": "do not prune", "unreachable": "none"}
+    # Counts of the paper's probe are those of another model than pruning in a block makes.
+    prune = "probe: dropped at the input" if plan.probe == "input" else f"remove {words.where(plan)}"
+    named = {"prune": prune, "keep": "do not prune", "unreachable": "none"}
     mode = (here.details.get("clocks") or {}).get("seen", {}).get("power_mode") or here.details.get("power_mode")
     return Row(
         name=run.name,

@@ -215,3 +215,11 @@ def test_panels_are_relative_to_their_own_unreduced_model() -> None:
 def test_a_records_file_holds_the_whole_fleet(tmp_path: Path) -> None:
     mixed().save(tmp_path / "fleet.json")
     assert Fleet.load(tmp_path / "fleet.json").to_json() == mixed().to_json()
+
+
+def test_a_count_of_the_papers_probe_is_not_said_to_be_removed_in_a_block() -> None:
+    probe = of(samples.staircase(), RECORDED, probe="input")
+    page = fleet.render(
+        Fleet((ran("server", "recorded:h200", probe), ran("tx2", "sim:jetson_tx2", samples.staircase())))
+    )
+    assert "probe: dropped at the input" in page and page.count("remove in block") == 1
