@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from pomt_edge.commands.check import check
 from pomt_edge.commands.clocks import clocks
-from pomt_edge.commands.common import guarded, show_version
+from pomt_edge.commands.common import guarded
 from pomt_edge.commands.compare import compare
 from pomt_edge.commands.deploy import deploy
 from pomt_edge.commands.devices import devices
 from pomt_edge.commands.doctor import doctor
 from pomt_edge.commands.import_bundle import import_bundle
 from pomt_edge.commands.offline_compute import offline_compute
+from pomt_edge.commands.options import Version
 from pomt_edge.commands.record import record
 from pomt_edge.commands.show import show
 
@@ -51,9 +52,7 @@ app.command()(show)
 
 @app.callback()
 def _all(
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Make Vision Transformers fast on the device that will run them."""
 

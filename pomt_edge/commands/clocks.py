@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, fail, path
+from pomt_edge.commands.options import GpuClock, PowerMode
 from pomt_edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,13 +59,8 @@ def show(device: Device = "auto", as_json: AsJson = False, sysroot: Sysroot = No
 
 @clocks.command()
 def lock(
-    power_mode: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Jetson: nvpmodel's mode, or current. [default: MAXN, else the largest]"),
-    ] = None,
-    gpu_clock: Annotated[
-        int | None, typer.Option(metavar="MHZ", help="Lock the GPU here. [default: its boost clock]")
-    ] = None,
+    power_mode: PowerMode = None,
+    gpu_clock: GpuClock = None,
     device: Device = "auto",
     as_json: AsJson = False,
     sysroot: Sysroot = None,

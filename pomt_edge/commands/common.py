@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,13 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return "out of memory: try a smaller --bs, a smaller model, or fewer --images"
     return f"unexpected {type(error).__name__}: {text[:300]} (set POMT_EDGE_DEBUG=1 to see where)"
+
+
+def end_as_interrupted() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: a lost connection must put the clocks back too."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) != signal.SIG_IGN:
+            signal.signal(ending, signal.default_int_handler)
 
 
 def path(text: str) -> Path:

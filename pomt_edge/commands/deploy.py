@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, NO_ENGINE, fail, path, show_version
+from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, NO_ENGINE, end_as_interrupted, fail, path
+from pomt_edge.commands.options import (
+    CropPct,
+    GpuClock,
+    Interpolation,
+    NoLock,
+    Normalize,
+    PowerMode,
+    RequireLocked,
+    Sysroot,
+    Version,
+)
 
 if TYPE_CHECKING:
     from pomt_edge.deploy_request import DeployRequest
@@ -70,13 +80,9 @@ def deploy(
         typer.Option(parser=path, metavar="DIR", help="Images to prove the engine on. [default: seeded noise]"),
     ] = None,
     images: Annotated[int, typer.Option(help="How many of them.")] = 64,
-    normalize: Annotated[
-        str | None, typer.Option(metavar="MEAN,STD", help="Of pixel values in 0 to 1. [default: timm's]")
-    ] = None,
-    crop_pct: Annotated[
-        float | None, typer.Option(help="Share of the image that the crop keeps. [default: timm's]")
-    ] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, … [default: timm's]")] = None,
+    normalize: Normalize = None,
+    crop_pct: CropPct = None,
+    interpolation: Interpolation = None,
     bundle: Annotated[
         Path | None,
         typer.Option(parser=path, metavar="DIR", help="Write a folder that runs on a board without this package."),
@@ -94,20 +100,11 @@ def deploy(
         float, typer.Option(help="Each model is measured until its 95 % interval is within so many percent …")
     ] = 1.0,
     point_seconds: Annotated[float, typer.Option(help="… or so many seconds of forwards went into it.")] = 5.0,
-    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave the clocks alone.")] = False,
-    require_locked: Annotated[
-        bool, typer.Option("--require-locked", help="Stop with an error unless the clocks are locked and hold.")
-    ] = False,
-    power_mode: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Jetson: nvpmodel's mode, or current. [default: MAXN, else the largest]"),
-    ] = None,
-    gpu_clock: Annotated[
-        int | None, typer.Option(metavar="MHZ", help="Lock the GPU here. [default: its boost clock]")
-    ] = None,
-    sysroot: Annotated[
-        Path, typer.Option(parser=path, metavar="DIR", help="Where the machine's / is mounted, in a container.")
-    ] = Path("/"),
+    no_lock: NoLock = False,
+    require_locked: RequireLocked = False,
+    power_mode: PowerMode = None,
+    gpu_clock: GpuClock = None,
+    sysroot: Sysroot = Path("/"),
     out: Annotated[
         Path | None,
         typer.Option(
@@ -119,9 +116,7 @@ def deploy(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the deployment, and nothing else, on standard output.")
     ] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+    version: Version = False,
 ) -> int:
     """Reduce the model as the plan says, export it, prove that it computes the same, build it, and measure it.
 
@@ -176,9 +171,7 @@ def _run(request: DeployRequest, as_json: bool) -> int:
     request.check()
     from pomt_edge.console import LiveProgress
 
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # a lost connection must put the clocks back too
-        if signal.getsignal(ending) != signal.SIG_IGN:
-            signal.signal(ending, signal.default_int_handler)
+    end_as_interrupted()
     try:
         with LiveProgress() as progress:
             from pomt_edge import deployment

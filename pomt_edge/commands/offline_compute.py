@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, fail, path, show_version
+from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, end_as_interrupted, fail, path
+from pomt_edge.commands.options import (
+    CropPct,
+    GpuClock,
+    Interpolation,
+    NoLock,
+    Normalize,
+    PowerMode,
+    RequireLocked,
+    Sysroot,
+    Version,
+)
 
 if TYPE_CHECKING:
     from pomt_edge.console import LiveProgress
@@ -57,13 +67,9 @@ def offline_compute(
     ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the model. [default: timm's]")] = None,
     image_size: Annotated[int | None, typer.Option(help="Image height and width in pixels. [default: timm's]")] = None,
-    normalize: Annotated[
-        str | None, typer.Option(metavar="MEAN,STD", help="Of pixel values in 0 to 1. [default: timm's]")
-    ] = None,
-    crop_pct: Annotated[
-        float | None, typer.Option(help="Share of the image that the crop keeps. [default: timm's]")
-    ] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, … [default: timm's]")] = None,
+    normalize: Normalize = None,
+    crop_pct: CropPct = None,
+    interpolation: Interpolation = None,
     device: Annotated[
         str,
         typer.Option(
@@ -128,21 +134,11 @@ def offline_compute(
         bool | None,
         typer.Option("--cuda-graphs/--no-cuda-graphs", help="Time replays of CUDA graphs. [default: where it can]"),
     ] = None,
-    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave the clocks alone.")] = False,
-    require_locked: Annotated[
-        bool, typer.Option("--require-locked", help="Stop with an error unless the clocks are locked and hold.")
-    ] = False,
-    power_mode: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Jetson: nvpmodel's mode, or current. [default: MAXN, else the largest]"),
-    ] = None,
-    gpu_clock: Annotated[
-        int | None, typer.Option(metavar="MHZ", help="Lock the GPU here. [default: its boost clock]")
-    ] = None,
-    sysroot: Annotated[
-        Path,
-        typer.Option(parser=path, metavar="DIR", help="Where the machine's / is mounted, in a container."),
-    ] = Path("/"),
+    no_lock: NoLock = False,
+    require_locked: RequireLocked = False,
+    power_mode: PowerMode = None,
+    gpu_clock: GpuClock = None,
+    sysroot: Sysroot = Path("/"),
     ssh_config: Annotated[
         Path | None,
         typer.Option(parser=path, metavar="FILE", help="With ssh://: as ssh -F. [default: the user's own]"),
@@ -158,9 +154,7 @@ def offline_compute(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the plan, and nothing else, on standard output.")
     ] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+    version: Version = False,
 ) -> int:
     """Measure latency against tokens kept, on this device, and choose how many to remove, or none.
 
@@ -276,9 +270,7 @@ def _run(request: Request, as_json: bool) -> int:
     from pomt_edge.console import LiveProgress, print_summary
     from pomt_edge.request import ALL
 
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # a lost connection must put the clocks back too
-        if signal.getsignal(ending) != signal.SIG_IGN:
-            signal.signal(ending, signal.default_int_handler)
+    end_as_interrupted()
     try:
         with LiveProgress() as progress:
             if request.method == ALL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pomt_edge.engines import _tensorrt_layers
 from pomt_edge.errors import UserError
 from pomt_edge.measure import steadiness, timing
 from pomt_edge.measure.sweep import Visit, scaled
-from pomt_edge.records import SCHEMA, Benchmark, LatencyCurve, LatencyPoint, Record, RecordError, Steadiness
+from pomt_edge.records import SCHEMA, Benchmark, LatencyCurve, LatencyPoint, Record, RecordError
 
 TIMER = "trtexec computeMs"
 RUN = "run.json"
@@ -211,7 +211,11 @@ def curve(bundle: Bundle, results: Path) -> LatencyCurve:
         elif graph.name in (BASELINE, REDUCED):
             raise UserError(f"{results}: nothing of the {graph.name} model was timed: {_reason(run, graph)}")
     anchors = tuple(float(np.median(visit.block)) for visit in visits if visit.tokens == anchor)
-    return LatencyCurve(tuple(points), anchor_ms=anchors, steadiness=_steadiness(visits, anchors, points))
+    return LatencyCurve(
+        tuple(points),
+        anchor_ms=anchors,
+        steadiness=steadiness.of_blocks([visit.block for visit in visits], anchors, points),
+    )
 
 
 def benchmark(bundle: Bundle, results: Path) -> Benchmark:
@@ -260,22 +264,6 @@ def _visits(bundle: Bundle, run: BoardRun, results: Path) -> list[Visit]:
 def _reason(run: BoardRun, graph: Graph) -> str:
     found = [sentence for sentence in failures(run) if sentence.startswith(f"{graph.name}: ")]
     return found[0] if found else "type bash run_trtexec.sh on the board again"
-
-
-def _steadiness(visits: Sequence[Visit], anchors: tuple[float, ...], points: Sequence[LatencyPoint]) -> Steadiness:
-    blocks = [visit.block for visit in visits]
-    shifts = steadiness.shifts(anchors)
-    drift = steadiness.drift(anchors, shifts)
-    spreads = [point.cv_percent for point in points if point.cv_percent is not None]
-    return Steadiness(
-        drift_percent=drift.percent,
-        drift_low=drift.low,
-        drift_high=drift.high,
-        shifts=shifts,
-        samples=sum(map(len, blocks)),
-        outliers=steadiness.outliers(blocks),
-        cv_percent=float(np.median(spreads)) if spreads else None,
-    )
 
 
 def _rows(path: Path, expected: str) -> list[Mapping[str, Any]]:

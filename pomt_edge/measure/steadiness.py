@@ -39,6 +39,26 @@ class Drift(NamedTuple):
     high: float
 
 
+def of_blocks(blocks: Sequence[Block], anchor_ms: Sequence[float], points: Sequence[LatencyPoint]) -> Steadiness:
+    """What the samples themselves tell; warm-up and throttling are known to who measured them.
+
+    Args:
+        blocks: all of them; anchor_ms: medians of the anchor's, in the order of measurement.
+    """
+    sudden = shifts(anchor_ms)
+    trend = drift(anchor_ms, sudden)
+    spreads = [point.cv_percent for point in points if point.cv_percent is not None]
+    return Steadiness(
+        drift_percent=trend.percent,
+        drift_low=trend.low,
+        drift_high=trend.high,
+        shifts=sudden,
+        samples=sum(map(len, blocks)),
+        outliers=outliers(blocks),
+        cv_percent=float(np.median(spreads)) if spreads else None,
+    )
+
+
 def drift(anchor_ms: Sequence[float], shifts: Sequence[Shift] = ()) -> Drift:
     """The trend of a series of block medians, by Theil and Sen, which a few slow blocks don't bend.
 

@@ -190,22 +190,12 @@ class Sweep:
         return sum(stretch["mj"] for stretch in own) / images if images else None
 
     def _steadiness(self, anchor: tuple[float, ...], points: Sequence[LatencyPoint]) -> Steadiness:
-        shifts = steadiness.shifts(anchor)
-        drift = steadiness.drift(anchor, shifts)
         entries = self._journal.entries
         warm_ups = [entry["warm_up"] for entry in entries if "warm_up" in entry]
         dropped = [entry["dropped"] for entry in entries if "dropped" in entry]
         kept = [entry["held_by"] for entry in entries if "held_by" in entry]
-        blocks = [visit.block for visit in self._visits]
-        spreads = [point.cv_percent for point in points if point.cv_percent is not None]
-        return Steadiness(
-            drift_percent=drift.percent,
-            drift_low=drift.low,
-            drift_high=drift.high,
-            shifts=shifts,
-            samples=sum(map(len, blocks)),
-            outliers=steadiness.outliers(blocks),
-            cv_percent=float(np.median(spreads)) if spreads else None,
+        return dataclasses.replace(
+            steadiness.of_blocks([visit.block for visit in self._visits], anchor, points),
             warm_up_forwards=sum(warm_up["forwards"] for warm_up in warm_ups),
             warm_up_ratio=max((warm_up["ratio"] for warm_up in warm_ups), default=None),
             dropped_blocks=len(dropped),
