@@ -7,7 +7,6 @@ float32   norms, softmax, activations, reductions; the stream that the blocks ad
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,22 +42,6 @@ def typed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     narrowed = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     _Pass(narrowed, precision).run()
     return onnx.shape_inference.infer_shapes(narrowed, strict_mode=True)
-
-
-def summary(model: onnx.ModelProto) -> dict[str, int]:
-    """How many products (MatMul, Gemm, Conv) run in each precision, such as {'fp16': 48, 'fp32': 1}."""
-    import onnx
-
-    kinds = onnx.TensorProto
-    names = {int(kinds.FLOAT): "fp32", int(kinds.FLOAT16): "fp16", int(kinds.BFLOAT16): "bf16"}
-    types = element_types(onnx.shape_inference.infer_shapes(model).graph)
-    quantised = _dequantised(model.graph)
-    found: Counter[str] = Counter()
-    for node in model.graph.node:
-        if node.op_type in PRODUCTS:
-            in_int8 = quantised.issuperset(node.input[:2])
-            found["int8" if in_int8 else names.get(types.get(node.output[0], 0), "unknown")] += 1
-    return dict(found)
 
 
 def float32_names(model: onnx.ModelProto, precision: str) -> set[str]:
@@ -100,10 +83,6 @@ def main_tensors(graph: onnx.GraphProto) -> set[str]:
 def _ranks(node: onnx.NodeProto, output: str) -> bool:
     """Whether an output tells the order of the node's inputs alone."""
     return node.op_type in COMPARISONS or (node.op_type == "TopK" and output == node.output[1])
-
-
-def _dequantised(graph: onnx.GraphProto) -> set[str]:
-    return {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
 
 
 class _Pass:

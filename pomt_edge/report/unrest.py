@@ -15,7 +15,6 @@ SPREAD_PERCENT = 5.0
 CV_PERCENT = 2.5
 """As trtexec has it: a larger coefficient of variation deserves a warning."""
 OUTLIERS_PERCENT = 1.0
-WARM_UP_RATIO = 1.25
 FEWEST = 20
 """Blocks of the anchor from which its spread can be told."""
 

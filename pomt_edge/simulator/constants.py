@@ -13,23 +13,6 @@ from typing import Any
 
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-FITTED = (
-    "mma_efficiency",
-    "tf32_efficiency",
-    "load_bytes_per_clock",
-    "step_clocks",
-    "tile_clocks",
-    "gemm_clocks",
-    "pass_clocks",
-    "attention_clocks",
-    "attention_efficiency",
-    "attention_tf32_efficiency",
-    "split_clocks",
-    "l2_bytes_per_clock",
-    "convolution_efficiency",
-)
-"""The constants that `benchmarks/simulator_error.py` fits; all others are assumed."""
-
 
 @dataclass(frozen=True)
 class Menu:

@@ -14,7 +14,6 @@ import torch
 from pomt_edge import cli
 from pomt_edge.records import Plan, Result
 
-
 STEADY_MS = {197: 10.0, 110: 7.0, 22: 4.0}
 
 

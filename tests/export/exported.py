@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from typing import Any
 
@@ -13,7 +14,7 @@ from reduce_models import images, small
 from torch import nn
 
 from pomt_edge import reduce_model
-from pomt_edge.export import graph, outputs
+from pomt_edge.export import graph, outputs, precision
 
 METHODS = ["pomt", "pomt:score=cls", "topk", "tome", "pitome", "l2_norm", "random"]
 PX = 16
@@ -61,3 +62,21 @@ def batch_of(count: int) -> torch.Tensor:
 
 def operators(model: onnx.ModelProto) -> set[str]:
     return {node.op_type for node in model.graph.node}
+
+
+def products(model: onnx.ModelProto) -> dict[str, int]:
+    """How many products (MatMul, Gemm, Conv) run in each precision, such as {'fp16': 48, 'fp32': 1}."""
+    kinds = onnx.TensorProto
+    names = {int(kinds.FLOAT): "fp32", int(kinds.FLOAT16): "fp16", int(kinds.BFLOAT16): "bf16"}
+    types = precision.element_types(onnx.shape_inference.infer_shapes(model).graph)
+    quantised = _dequantised(model.graph)
+    found: collections.Counter[str] = collections.Counter()
+    for node in model.graph.node:
+        if node.op_type in precision.PRODUCTS:
+            in_int8 = quantised.issuperset(node.input[:2])
+            found["int8" if in_int8 else names.get(types.get(node.output[0], 0), "unknown")] += 1
+    return dict(found)
+
+
+def _dequantised(graph: onnx.GraphProto) -> set[str]:
+    return {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}

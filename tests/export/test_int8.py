@@ -17,7 +17,9 @@ pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from pomt_edge.export import graph, int8, precision  # noqa: E402
+import exported  # noqa: E402
+
+from pomt_edge.export import graph, int8  # noqa: E402
 from pomt_edge.reduce.reduced_model import reduce_model  # noqa: E402
 
 BATCH = 16
@@ -70,8 +72,8 @@ def test_it_answers_as_float32_does_and_keeps_every_output():
 
 
 def test_the_linear_layers_and_no_others_are_quantised():
-    others = precision.summary(wide())["fp32"] - LINEAR
-    assert precision.summary(narrow()) == {"int8": LINEAR, "fp32": others}
+    others = exported.products(wide())["fp32"] - LINEAR
+    assert exported.products(narrow()) == {"int8": LINEAR, "fp32": others}
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in narrow().graph.initializer}
     marks = [node for node in narrow().graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert all(not stored[node.input[2]].any() for node in marks)

@@ -88,8 +88,8 @@ def test_the_products_of_the_main_stream_are_narrow_and_so_are_their_weights(kin
     # In float32: in each of two blocks the similarity that ranks and the merge, and Conv, which has no bfloat16.
     many = LINEAR + ATTENTION
     expected = {"fp16": {"fp16": many + 1, "fp32": 4}, "bf16": {"bf16": many, "fp32": 4 + 1}}
-    assert precision.summary(made) == expected[kind]
-    assert precision.summary(wide("tome")) == {"fp32": many + 1 + 4}
+    assert exported.products(made) == expected[kind]
+    assert exported.products(wide("tome")) == {"fp32": many + 1 + 4}
 
 
 @pytest.mark.parametrize("made", [*METHODS, "more norms"])
