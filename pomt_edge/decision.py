@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pomt_edge.choose import plan as planning
 from pomt_edge.choose import staircase
+from pomt_edge.errors import PointFailed
 from pomt_edge.measure.steadiness import detrended
 from pomt_edge.measure.sweep import Sweep
 from pomt_edge.records import LatencyCurve, Staircase
@@ -20,9 +21,16 @@ CONFIRMED_CHOICES = 6
 def decide(
     sweep: Sweep, limits: planning.Limits, detrend: bool = False, accuracy: Accuracy | None = None
 ) -> tuple[LatencyCurve, Staircase, planning.Decision]:
-    """Choose, measure the choice again beside the baseline, and choose again until that changes nothing."""
+    """Choose, measure the choice again beside the baseline, and choose again until that changes nothing.
+
+    Raises:
+        PointFailed: no reduced count could be measured, so that there is nothing to choose from.
+    """
     correct = detrended if detrend else _as_measured
     curve = correct(sweep.run())
+    if sweep.failed and len(curve.points) == 1:
+        first = next(iter(sweep.failed.values()))
+        raise PointFailed(f"none of {len(sweep.failed)} reduced counts could be measured; the first: {first}")
     confirmed: set[int] = set()
     while True:
         fitted = staircase.fit(curve)
