@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import random
-import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boards
 import pytest
 import torch
 from PIL import Image
+from quick import QUICK, SIMULATED, TAME, rows
 from safetensors.torch import save_file
 
 from pomt_edge import Plan, cli, demo, reduce_model
-from pomt_edge.commands.common import INTERRUPTED, NEGATIVE
+from pomt_edge.commands.common import NEGATIVE
 
 ROOT = Path(__file__).parents[1]
-TAME = ["--threads", "1", "--no-lock"]
-"""Two threads that wait for each other stall for seconds when another process wants a core as well; and the tests
-leave the clocks of the machine that runs them alone."""
-QUICK = ["--grid-stride", "35", "--grid-stop", "22", "--point-seconds", "0.05", "--images", "96", *TAME]
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +26,6 @@ def _threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +55,16 @@ def test_json_is_the_plan_alone_on_standard_output(finished: tuple[Path, str, st
     assert "Report:" in stderr and "report.html" in stderr
 
 
-def test_the_plan_has_what_a_deployment_needs(finished: tuple[Path, str, str]) -> None:
-    plan = Plan.load(finished[0] / "plan.json")
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of the same on a simulated processor, which surely is faster with fewer tokens."""
+    out = tmp_path_factory.mktemp("simulated") / "out"
+    assert cli.run(["--bs", "4", *SIMULATED, "--max-drop", "60", "--out", str(out)]) == 0
+    return out
+
+
+def test_the_plan_has_what_a_deployment_needs(simulated: Path) -> None:
+    plan = Plan.load(simulated / "plan.json")
     assert (plan.model, plan.method, plan.engine, plan.precision, plan.batch_size) == (
         "demo",
         "pomt",
@@ -85,7 +78,7 @@ def test_the_plan_has_what_a_deployment_needs(finished: tuple[Path, str, str]) -
     assert plan.speedup == pytest.approx(plan.baseline_ms / plan.predicted_ms)
     assert plan.drop_high is not None and plan.drop_high <= 60
     required = "schema because baseline_percent predicted_percent drop drop_low drop_high device"
-    assert set(required.split()) <= json.loads((finished[0] / "plan.json").read_text()).keys()
+    assert set(required.split()) <= json.loads((simulated / "plan.json").read_text()).keys()
 
 
 def test_the_tables_hold_what_the_plan_says(finished: tuple[Path, str, str]) -> None:
@@ -108,8 +101,9 @@ def test_the_tables_hold_what_the_plan_says(finished: tuple[Path, str, str]) -> 
     assert "<svg" in (out / "report.html").read_text()
 
 
-def test_the_plan_reduces_the_model_as_the_readme_shows(finished: tuple[Path, str, str]) -> None:
-    plan = Plan.load(finished[0] / "plan.json")
+def test_the_plan_reduces_the_model_as_the_readme_shows(simulated: Path) -> None:
+    plan = Plan.load(simulated / "plan.json")
+    assert plan.removed
     reduced = reduce_model(demo.build_model(), plan)
     with torch.inference_mode():
         tokens = reduced.forward_features(torch.zeros(2, 3, 28, 28))
@@ -117,13 +111,14 @@ def test_the_plan_reduces_the_model_as_the_readme_shows(finished: tuple[Path, st
 
 
 TWO_COUNTS = ["--bs", "4", *QUICK, "--grid-stop", "107", "--grid-stride", "90", "--device", "cpu"]
-TWO_COUNTS += ["--images", "200", "--accuracy-grid", "full", "--max-drop", "60"]
+TWO_COUNTS += ["--images", "100", "--accuracy-grid", "full", "--max-drop", "60"]
 
 
 @pytest.fixture(scope="module")
 def by_torch(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """The accuracy in torch; the latencies don't matter."""
     out = tmp_path_factory.mktemp("torch") / "out"
-    assert cli.run([*TWO_COUNTS, "--out", str(out)]) == 0
+    assert cli.run([*TWO_COUNTS, "--device", "sim:cpu", "--out", str(out)]) == 0
     return rows(out / "accuracy.csv")
 
 
@@ -139,7 +134,7 @@ def test_another_engine_measures_its_own_curve_of_the_same_model(
     assert plan.engine == engine and plan.verdict in ("prune", "keep")
     for expected, found in zip(by_torch, rows(tmp_path / "accuracy.csv"), strict=True):
         assert expected["tokens"] == found["tokens"]
-        assert float(found["percent"]) == pytest.approx(float(expected["percent"]), abs=1.01), "one or two near ties"
+        assert float(found["percent"]) == pytest.approx(float(expected["percent"]), abs=2.01), "one or two near ties"
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["engine"] == engine and environment["versions"][engine] and environment["threads"] == 1
 
@@ -179,103 +174,6 @@ def test_the_run_says_how_the_clocks_were_and_how_steady_the_machine(finished: t
     assert all(point["memory_mib"] > 50 for point in result["curve"]["points"])
     page = (out / "report.html").read_text()
     assert details["clocks"]["state"] in page and "drifted by" in page
-
-
-LOCKED_RUN = [*QUICK[:-1], "--grid-stride", "100", "--budget-ms", "1e6", "--device", "cpu", "--bs", "4"]
-
-
-@pytest.fixture
-def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> boards.Board:
-    """A Jetson whose clocks can be locked, below a folder."""
-    made = boards.make("agx_orin_64g", tmp_path / "board", mode="30W")
-    monkeypatch.setenv("PATH", made.env["PATH"])
-    monkeypatch.setenv("FAKE_BOARD", str(made.root))
-    return made
-
-
-def test_the_clocks_are_locked_while_measuring_and_put_back(
-    board: boards.Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = board.snapshot()
-    options = [*LOCKED_RUN, "--sysroot", str(board.root), "--require-locked"]
-    assert cli.run([*options, "--out", str(tmp_path / "out")]) == 0
-    assert "clocks: locked (power mode MAXN" in capsys.readouterr().err
-    assert board.snapshot() == before
-    assert ["jetson_clocks"] in board.calls()
-    environment = json.loads((tmp_path / "out" / "environment.json").read_text())
-    assert environment["details"]["power_mode"] == "MAXN"
-    assert environment["details"]["clocks"]["before"]["power_mode"] == "30W"
-
-    calls = len(board.calls())
-    assert cli.run([*options, "--out", str(tmp_path / "out")]) == 0
-    assert len([call for call in board.calls()[calls:] if call[1:] != ["-q"]]) == 0, (
-        "nothing to measure, nothing to lock"
-    )
-    kept = json.loads((tmp_path / "out" / "environment.json").read_text())
-    assert kept == environment, "the environment is that of the measurement"
-
-
-def test_another_power_mode_is_not_mixed_into_a_run(
-    board: boards.Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = [*LOCKED_RUN, "--sysroot", str(board.root), "--out", str(tmp_path / "out")]
-    assert cli.run([*options, "--power-mode", "15W"]) == 0
-    lines = (tmp_path / "out" / "measurements.jsonl").read_text().splitlines()
-    half = [line for line in lines if '"ms"' not in line] + [line for line in lines if '"ms"' in line][:3]
-    (tmp_path / "out" / "measurements.jsonl").write_text("".join(f"{line}\n" for line in half))
-    assert cli.run([*options, "--power-mode", "MAXN"]) == 2
-    assert "'15W'" in capsys.readouterr().err
-    assert board.mode == "30W"
-
-
-def test_a_lock_that_does_not_hold_is_said_and_can_be_made_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = boards.make("agx_orin_64g", tmp_path / "board", enforced=False)
-    monkeypatch.setenv("PATH", made.env["PATH"])
-    monkeypatch.setenv("FAKE_BOARD", str(made.root))
-    before = made.snapshot()
-    options = [*LOCKED_RUN, "--sysroot", str(made.root), "--out", str(tmp_path / "out")]
-    assert cli.run([*options, "--require-locked"]) == 2
-    assert "--require-locked: the clocks are not locked" in capsys.readouterr().err
-    assert made.snapshot() == before
-    assert cli.run(options) == 0
-    assert "clocks: not locked" in capsys.readouterr().err and made.snapshot() == before
-    assert "not locked" in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_a_locked_run_that_is_killed_leaves_a_journal_that_puts_the_clocks_back(
-    board: boards.Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = board.snapshot()
-    options = [*LOCKED_RUN, "--grid-stride", "5", "--sysroot", str(board.root), "--out", str(tmp_path / "out")]
-    run = subprocess.Popen([sys.executable, "offline_compute.py", *options], cwd=ROOT, stderr=subprocess.DEVNULL)
-    journal = tmp_path / "out" / "measurements.jsonl"
-    while not (journal.exists() and '"ms"' in journal.read_text()):
-        assert run.poll() is None
-        time.sleep(0.02)
-    run.kill()
-    run.wait()
-    assert board.snapshot() != before
-    assert cli.run_any(["clocks", "restore", "--sysroot", str(board.root)]) == 0
-    assert board.snapshot() == before
-
-
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
-def test_a_locked_run_that_is_ended_puts_the_clocks_back(
-    ending: signal.Signals, board: boards.Board, tmp_path: Path
-) -> None:
-    before = board.snapshot()
-    options = [*LOCKED_RUN, "--grid-stride", "5", "--sysroot", str(board.root), "--out", str(tmp_path / "out")]
-    run = subprocess.Popen([sys.executable, "offline_compute.py", *options], cwd=ROOT, stderr=subprocess.PIPE)
-    journal = tmp_path / "out" / "measurements.jsonl"
-    while not (journal.exists() and '"ms"' in journal.read_text()):
-        assert run.poll() is None
-        time.sleep(0.02)
-    run.send_signal(ending)
-    _, stderr = run.communicate()
-    assert run.returncode == INTERRUPTED and b"give the same options" in stderr
-    assert board.snapshot() == before
 
 
 def test_a_drift_is_taken_out_without_measuring_again(
@@ -472,105 +370,13 @@ def test_the_input_probe_is_labelled_and_has_its_own_accuracy(
     figures = {}
     for probe in ("block", "input"):
         out = tmp_path / probe
-        options = [*QUICK, "--grid-stride", "100", "--accuracy-grid", "full", "--probe", probe, "--max-drop", "90"]
+        options = [*SIMULATED, "--grid-stride", "100", "--accuracy-grid", "full", "--probe", probe, "--max-drop", "90"]
         assert cli.run([*options, "--out", str(out), "--json"]) == 0
         printed = capsys.readouterr()
         assert json.loads(printed.out)["probe"] == probe
         assert ("The paper's probe" in printed.err) == (probe == "input")
         figures[probe] = rows(out / "accuracy.csv")[-1]["percent"]
     assert figures["block"] != figures["input"]
-
-
-class Killed:
-    """A run that is killed again and again until it is done."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.log = out.parent / "log"
-        options = ["--grid-stride", "10", "--point-seconds", "0.1", "--images", "64", "--accuracy-grid", "full"]
-        options += ["--max-drop", "60", *TAME]
-        self.command = [sys.executable, "offline_compute.py", "--bs", "4", *options, "--out", str(out)]
-
-    def measured(self) -> list[dict[str, Any]]:
-        path = self.out / "measurements.jsonl"
-        lines = path.read_text().split("\n")[1:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
-
-    def kill_after(self, more: int) -> int:
-        """Start, wait for so many more measurements, kill -9; returns the exit code."""
-        before = len(self.measured())
-        with open(self.log, "a") as log:
-            process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and len(self.measured()) < before + more and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.03))
-        process.kill()
-        return process.wait()
-
-    def kill_in_the_confirming_round(self) -> None:
-        """Start, and kill -9 once the choice is being measured again."""
-        with open(self.log, "a") as log:
-            process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if sum(entry.get("round", 0) >= 1000 for entry in self.measured()) > 3:
-                break
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, self.log.read_text()
-
-
-def test_kill_9_at_ten_random_moments_loses_at_most_one_point(tmp_path: Path) -> None:
-    run = Killed(tmp_path / "cut" / "out")
-    run.out.parent.mkdir()
-    kept: list[dict[str, Any]] = []
-    for _ in range(10):
-        code = run.kill_after(random.randint(1, 8))
-        assert code == -signal.SIGKILL, run.log.read_text()
-        assert run.measured()[: len(kept)] == kept, "what was on disk is still there, and was not measured again"
-        kept = run.measured()
-    run.kill_in_the_confirming_round()
-    assert subprocess.run(run.command, cwd=ROOT, check=False, capture_output=True).returncode == 0
-    whole = Killed(tmp_path / "whole" / "out")
-    whole.out.parent.mkdir()
-    assert subprocess.run(whole.command, cwd=ROOT, check=False, capture_output=True).returncode == 0
-
-    # What is measured in the first rounds follows from the seed, whatever the timings.
-    first, second = (
-        [
-            (entry["round"], entry["tokens"])
-            for entry in one.measured()
-            if entry.get("round", 9) < 3 and not entry["frames"]
-        ]
-        for one in (run, whole)
-    )
-    assert first == second
-    assert rows(run.out / "accuracy.csv") == rows(whole.out / "accuracy.csv")
-    counts = [[row["tokens"] for row in rows(r.out / "curve.csv")] for r in (run, whole)]
-    assert counts[0] == counts[1]
-    assert sorted(os.listdir(run.out)) == sorted(os.listdir(whole.out))
-    plans = [Plan.load(r.out).to_dict() for r in (run, whole)]
-    assert plans[0].keys() == plans[1].keys()
-    timed = {"baseline_ms", "predicted_ms", "speedup", "speedup_low", "speedup_high", "because"}
-    if plans[0]["tokens_out"] == plans[1]["tokens_out"]:
-        assert all(plans[0][field] == plans[1][field] for field in plans[0].keys() - timed)
-
-
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "offline_compute.py", "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    journal = out / "measurements.jsonl"
-    while not journal.exists() or journal.read_text().count("\n") < 3:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED
-    assert stderr.strip().splitlines()[-1].startswith("error: interrupted") and f"--out {out}" in stderr
-    assert "Traceback" not in stderr
 
 
 def test_the_last_count_named_is_measured_whatever_the_stride(tmp_path: Path) -> None:
@@ -602,7 +408,7 @@ def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) ->
 def test_all_methods_are_compared_and_the_best_ones_plan_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [*QUICK, "--grid-stride", "70", "--images", "48", "--max-drop", "60", "--bs", "4", "--method", "all"]
+    options = [*SIMULATED, "--grid-stride", "70", "--images", "24", "--max-drop", "90", "--bs", "4", "--method", "all"]
     assert cli.run([*options, "--out", str(tmp_path / "out"), "--json"]) == 0
     printed = capsys.readouterr()
     found = json.loads((tmp_path / "out" / "methods.json").read_text())
@@ -620,7 +426,7 @@ def test_all_methods_are_compared_and_the_best_ones_plan_is_taken(
 
 
 def test_the_removal_is_spread_over_several_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [*QUICK, "--grid-stride", "50", "--grid-stop", "80", "--max-drop", "90", "--bs", "4"]
+    options = [*SIMULATED, "--grid-stride", "50", "--grid-stop", "80", "--max-drop", "90", "--bs", "4"]
     options += ["--method", "tome", "--block", "1,3,5"]
     assert cli.run([*options, "--out", str(tmp_path), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)

@@ -427,7 +427,7 @@ def test_handlers_are_those_from_before(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_start_of_a_load_is_not_taken_for_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = use(boards.make("desktop", tmp_path / "board"), monkeypatch)
-    with locked_clocks(Target(system, start_s=0.8, held=False)) as state:
+    with locked_clocks(Target(system, load_s=1.0, start_s=0.8, held=False)) as state:
         asked, seen = state.wanted["gpu_clock_mhz"], state.seen["gpu_clock_mhz"]
         assert state.state == "not locked" and seen < 0.98 * asked
         assert f"GPU clock: asked for {asked} MHz, {seen} MHz seen under load" in state.why
