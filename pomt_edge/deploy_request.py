@@ -67,6 +67,7 @@ class DeployRequest:
     def check(self) -> None:
         """Raise a UserError for an option out of its range, or options that exclude each other."""
         self._check_source()
+        self._check_device()
         checks.in_range("--bs", self.batch_size, 1, 65536)
         checks.in_range("--removed", self.removed, 0, 10**6)
         checks.in_range("--images", self.images, 1, 10**6)
@@ -82,9 +83,21 @@ class DeployRequest:
         checks.a_folder("--serve-check", self.serve_check, "a folder of images")
         if self.weights is not None and self.random_weights:
             raise UserError("--weights and --random-weights exclude each other; leave one out")
+        if self.serve_check is not None and self.engine == ONNX:
+            raise UserError("--serve-check runs an engine, and --engine onnx stops at the graphs; leave one out")
         if self.counts is not None and self.bundle is None:
             raise UserError("--counts are further graphs of a bundle; give --bundle DIR as well, or leave it out")
         self.further_counts()
+
+    def _check_device(self) -> None:
+        kind, _, number = self.device.partition(":")
+        if kind in ("sim", "recorded", "ssh"):
+            raise UserError(
+                f"--device {self.device}: engines are built and measured on this machine; for a board give "
+                "--engine onnx --target jetpack6 --bundle DIR and run the bundle there"
+            )
+        if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+            raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
 
     def _check_source(self) -> None:
         if self.plan is not None and self.model is not None:

@@ -318,6 +318,8 @@ def demo_state() -> dict[str, torch.Tensor]:
         (["--method", "pomt:score=best"], "score='best'; expected one of attention, cls"),
         (["--method", "tome:speed=1"], "unknown option 'speed' of method tome; known: proportional_attention"),
         (["--block", "three"], "--block three: expected a block's number, some such as 3,6,9, or all"),
+        (["--block", "3,3"], "--block 3,3: names a block twice"),
+        (["--model", "deit_tiny", "--image-size", "225"], "expected a multiple of the patch's 16 pixels, such as 224"),
         (["--block", "3,8"], "block 8 is past the depth: the model has 8 blocks, 0 to 7"),
         (["--no-such-option"], "no-such-option"),
         (["--out", "README.md/x"], "can't be written"),

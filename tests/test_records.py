@@ -22,6 +22,9 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
         ({"schedule": "none"}, r"Plan.schedule: expected a list"),
         ({"schedule": [1.5]}, r"Plan.schedule: expected int, got 1.5"),
         ({"removed": None}, r"Plan.removed: expected int, got None"),
+        ({"removed": 1}, r"Plan.schedule \[.*\] does not remove the 1 of Plan.removed"),
+        ({"tokens_out": 3}, r"Plan.tokens_out is 3, but \d+ tokens less \d+ removed are \d+"),
+        ({"batch_size": -4}, r"Plan.batch_size -4 and image_px \d+: expected 1 or more"),
         ({"schema": 99}, r"Plan.schema is 99, this version reads up to 1"),
     ],
 )

@@ -38,7 +38,8 @@ def guarded(command: Callable[[], Any], name: str) -> int:
         if debug:
             raise
         if hasattr(error, "format_message"):  # typer's own: an unknown option, a value of a wrong type
-            return fail(f"{_given(error)}{error.format_message()} (see {name} --help)", USAGE_ERROR)
+            typed = getattr(getattr(error, "ctx", None), "command_path", None) or name
+            return fail(f"{_given(error)}{error.format_message()} (see {typed} --help)", USAGE_ERROR)
         return fail(_unexpected(error), UNEXPECTED)
 
 

@@ -106,6 +106,33 @@ def check_setting(setting: Setting) -> None:
         raise UserError(f"--provider {provider}: this ONNX Runtime has {known}; type: pip install onnxruntime-gpu")
     if provider == "cpu" and setting.precision == "bf16":
         raise UserError("ONNX Runtime's CPU provider does not run bf16; give --precision fp32, or --engine openvino")
+    if provider == "cpu" and setting.precision == "fp16":  # known before minutes of exports
+        with tempfile.TemporaryDirectory(prefix="pomt-edge-") as folder:
+            single = _Session(Artefact(_half_product(Path(folder), setting)), setting)
+            _check_precision(single.precision(), setting)
+
+
+def _half_product(folder: Path, setting: Setting) -> Path:
+    """A graph of one product in float16, by which a provider shows whether it has a kernel for that."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    px = setting.image_px
+    shape = [setting.batch_size, 3, px, px]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["half"], to=TensorProto.FLOAT16),
+            helper.make_node("MatMul", ["half", "weight"], ["product"]),
+            helper.make_node("Cast", ["product"], ["logits"], to=TensorProto.FLOAT),
+        ],
+        "half_product",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.eye(px, dtype=np.float16), "weight")],
+    )
+    file = folder / "half_product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), file)
+    return file
 
 
 def gpu_uuid(device: str) -> str | None:

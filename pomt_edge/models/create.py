@@ -89,9 +89,21 @@ def _arguments(wanted: Wanted) -> dict[str, Any]:
 
 def _untrained(name: str, wanted: Wanted) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=False, **_arguments(wanted))
+        model = timm.create_model(name, pretrained=False, **_arguments(wanted))
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"timm can't make {name} with {_arguments(wanted) or 'its defaults'}: {error}") from error
+    _check_size(model, wanted.image_px)
+    return model
+
+
+def _check_size(model: nn.Module, image_px: int | None) -> None:
+    """A side that is no multiple of the patch would lose its last pixels in silence."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if image_px is not None and patch and image_px % patch[0]:
+        near = max(round(image_px / patch[0]), 1) * patch[0]
+        raise UserError(
+            f"--image-size {image_px}: expected a multiple of the patch's {patch[0]} pixels, such as {near}"
+        )
 
 
 def _pretrained(name: str, wanted: Wanted) -> tuple[nn.Module, str]:

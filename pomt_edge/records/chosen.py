@@ -56,7 +56,20 @@ class Plan(Record):
         plan = super().from_dict(data)
         if plan.schema > SCHEMA:
             raise RecordError(f"Plan.schema is {plan.schema}, this version reads up to {SCHEMA}: update pomt-edge")
+        plan._check()
         return plan
+
+    def _check(self) -> None:
+        """Raise a RecordError for figures that contradict each other: a plan may have been edited by hand."""
+        if any(removed < 0 for removed in self.schedule) or sum(self.schedule) != self.removed:
+            raise RecordError(f"Plan.schedule {list(self.schedule)} does not remove the {self.removed} of Plan.removed")
+        if not 0 < self.tokens_out == self.tokens_in - self.removed:
+            raise RecordError(
+                f"Plan.tokens_out is {self.tokens_out}, but {self.tokens_in} tokens less {self.removed} removed are "
+                f"{self.tokens_in - self.removed}"
+            )
+        if self.batch_size < 1 or self.image_px < 1:
+            raise RecordError(f"Plan.batch_size {self.batch_size} and image_px {self.image_px}: expected 1 or more")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:

@@ -32,6 +32,8 @@ def blocks_of(text: str, depth: int) -> tuple[int, ...]:
     if not all(word.strip().isdecimal() for word in words):
         raise UserError(f"--block {text}: expected a block's number, some such as 3,6,9, or all")
     found = tuple(sorted({int(word) for word in words}))
+    if len(found) < len(words):
+        raise UserError(f"--block {text}: names a block twice; expected each once")
     in_one_block(0, found[-1], depth)
     return found
 

@@ -98,7 +98,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
         ((tmp_path / "none", "name"), "expected the folder of a finished run"),
         ((run, "My CPU"), "expected lower-case letters"),
         ((run, "h200"), "the package's own recording"),
-        ((run,), "NAME"),
+        ((run,), "(see pomt-edge record --help)"),
     ):
         code, out, err = record(capsys, *words)
         assert code == 2 and not out and said in err and err.count("\n") == 1

@@ -235,7 +235,7 @@ def test_plans_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "list.json").write_text("[]")
     err = errors(capsys, "demo:1", "--plan", tmp_path / "list.json")
     assert "expected the folder of a run, or its plan.json" in err
-    other = plan_of_the_demo(tmp_path / "other.json", tokens_in=150)
+    other = plan_of_the_demo(tmp_path / "other.json", tokens_in=150, tokens_out=60)
     assert "the plan is for 150 tokens, the model has 197" in errors(capsys, "demo:1", "--plan", other)
 
 

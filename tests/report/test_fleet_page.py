@@ -23,6 +23,9 @@ Open = Callable[..., Any]
 def of(result: Result, origin: str = "measured", mode: str | None = None, **plan: Any) -> Result:
     details = {**result.environment.details, **({"power_mode": mode} if mode else {})}
     here = dataclasses.replace(result.environment, origin=origin, details=details)
+    if "removed" in plan:
+        schedule = tuple(plan["removed"] if block == 3 else 0 for block in range(12))
+        plan = {"schedule": schedule, "tokens_out": result.plan.tokens_in - plan["removed"]} | plan
     return dataclasses.replace(result, plan=dataclasses.replace(result.plan, origin=origin, **plan), environment=here)
 
 
