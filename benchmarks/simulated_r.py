@@ -21,7 +21,7 @@ from pomt_edge.measure.progress import Silent
 from pomt_edge.profiles import Profile
 from pomt_edge.records import Plan
 from pomt_edge.request import Request, default_engine
-from pomt_edge.simulator.error import published_error
+from pomt_edge.simulator import error
 
 PAGE = Path(__file__).parents[1] / "docs" / "simulated_r.md"
 BEGIN, END = "<!-- written by benchmarks/simulated_r.py -->", "<!-- to here -->"
@@ -72,14 +72,7 @@ def _cell(plan: Plan) -> str:
 
 
 def _error() -> str:
-    check = published_error()["check"]
-    return (
-        "**Simulated, all of it; nothing here was measured.** On curves of a real H200 that it was not fitted on the "
-        f"simulator is {check['median_percent']:g} % off in latency (median; {check['p90_percent']:g} % at the 90th "
-        f"percentile) and foresees {check['cliffs_predicted']} of {check['cliffs']} steps over 4 %, within one token; "
-        f"of {check['predicted']} steps that it shows {check['predicted_that_are_real']} are real. Of other devices' "
-        "steps nothing is known."
-    )
+    return f"**Simulated, all of it; nothing here was measured.** {error.in_words(error.totals())}"
 
 
 def _table(rows: list[list[str]]) -> str:

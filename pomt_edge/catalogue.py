@@ -30,7 +30,13 @@ def load(package: str, name: str, kind: str) -> ModuleType:
 def check(name: str, known: Sequence[str], kind: str) -> None:
     """Raise a UserError that lists the known names, the nearest first, unless `name` is one of them."""
     if name not in known:
-        raise UserError(f"unknown {kind} '{name}'; known: {', '.join(nearest(name, known))}")
+        raise UserError(f"unknown {kind} '{name}'; known: {listed(name, known)}")
+
+
+def listed(name: str, known: Sequence[str]) -> str:
+    """The nearest known names, for a message; '…' behind them says that there are more."""
+    shown = nearest(name, known)
+    return ", ".join([*shown, "…"] if len(shown) < len(known) else shown)
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 8) -> list[str]:

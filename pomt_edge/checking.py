@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +19,18 @@ from pomt_edge.models import create
 from pomt_edge.models.create import Created
 from pomt_edge.models.family import family_of
 from pomt_edge.places import Wanted, open_place
+from pomt_edge.profiles.profile import bare
 from pomt_edge.records import LatencyCurve, LatencyPoint, Plan
 from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.request import Request
-from pomt_edge.targets import Place, recorded
-from pomt_edge.targets.recorded import RecordedTarget
+from pomt_edge.simulator.asked import assumptions
+from pomt_edge.targets.recorded import IN_TF32, RecordedTarget
 from pomt_edge.targets.simulated import SimulatedTarget
 
+Checkable = SimulatedTarget | RecordedTarget
+"""Places that have a curve without measuring."""
 LEAST_SHARE = 0.1
 """Of the tokens: how far down the curve goes, as in the main job."""
 
@@ -43,6 +47,7 @@ class CheckRequest:
     num_classes: int | None = None
     image_px: int | None = None
     power_mode: str | None = None
+    """Of a simulated device; where it lacks the plan's, that of its profile's figures."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class Checked:
 
     model: str
     """timm's full name of the model that was checked."""
+    engine: str
+    """That the latencies are of: a recording's own."""
+    power_mode: str | None
+    """The device's; None: it has none, or it is not known."""
     standing: Standing
     notes: tuple[str, ...]
     """What limits the answer, a sentence each."""
@@ -63,24 +72,34 @@ def check(request: CheckRequest) -> Checked:
         UserError: no such model or device, a model that the plan's method can't reduce, a count that was not recorded.
     """
     plan = request.plan
-    _check_device(request.device)
+    request = dataclasses.replace(request, power_mode=_power_mode(request))
     created = _created(request)
     objection = _objection(plan, created.model)
     if objection:
-        return Checked(created.name, Standing(False, objection), ())
+        return Checked(created.name, plan.engine, request.power_mode, Standing(False, objection), ())
     place, curve = _curve_of(request, created)
-    before = _before(request, curve)
-    promised = plan.speedup if plan.device == request.device else None
+    before = _before(request, curve, place)
+    promised = plan.speedup if _is_the_plans(plan, request, place) else None
     standing = judge(curve, before, plan.tokens_out, request.tolerance_percent, promised)
-    return Checked(created.name, standing, tuple(_notes(request, place)))
+    engine = place.curve.engine if isinstance(place, RecordedTarget) else plan.engine
+    return Checked(created.name, engine, place.power_mode, standing, tuple(_notes(request, place)))
 
 
-def _before(request: CheckRequest, curve: LatencyCurve) -> LatencyCurve | None:
+def _is_the_plans(plan: Plan, request: CheckRequest, place: Checkable) -> bool:
+    """Whether it is the device that the plan was made on, as it was then."""
+    return plan.device == request.device and _bare(plan.power_mode) == _bare(place.power_mode)
+
+
+def _bare(mode: str | None) -> str | None:
+    return bare(mode) if mode else None
+
+
+def _before(request: CheckRequest, curve: LatencyCurve, place: Checkable) -> LatencyCurve | None:
     """The curve of the plan's own model on this device; None where that would not be what the plan was chosen on."""
     plan = request.plan
     own = CheckRequest(plan, request.device, power_mode=request.power_mode)
     if (request.model, request.num_classes, request.image_px) == (None, None, None):
-        return curve if plan.device == request.device else None
+        return curve if _is_the_plans(plan, request, place) else None
     try:
         created = _created(own)
         return None if _objection(plan, created.model) else _curve_of(own, created)[1]
@@ -93,7 +112,7 @@ def _created(request: CheckRequest) -> Created:
     return create.create(create.Wanted(wishes.model, wishes.num_classes, wishes.image_px, wishes.weights))
 
 
-def _curve_of(request: CheckRequest, created: Created) -> tuple[Place, LatencyCurve]:
+def _curve_of(request: CheckRequest, created: Created) -> tuple[Checkable, LatencyCurve]:
     plan = request.plan
     by = method.load(plan.method)
     blocks = tuple(block for block, removed in enumerate(plan.schedule) if removed) or (plan.block,)
@@ -106,6 +125,7 @@ def _curve_of(request: CheckRequest, created: Created) -> tuple[Place, LatencyCu
     variant(plan.tokens_out)  # says so if the method can't reduce this model
     wanted = Wanted(_request(request), created.name, created.model, by, blocks, variant, counts)
     place = open_place(wanted, Silent())
+    assert isinstance(place, (SimulatedTarget, RecordedTarget))  # `_power_mode` refuses all others
     return place, _curve(place, counts, plan)
 
 
@@ -130,17 +150,25 @@ def _request(request: CheckRequest) -> Request:
     )
 
 
-def _check_device(device: str) -> None:
-    kind, _, name = device.partition(":")
-    if kind == "sim":
-        profiles.load(name)
-    elif kind == "recorded":
-        recorded.load(name)
-    else:
+def _power_mode(request: CheckRequest) -> str | None:
+    """That to simulate: the one asked for, else the plan's where the device has it; None: that of its figures.
+
+    Raises:
+        UserError: no device that can be checked on, or one whose mode can't be chosen.
+    """
+    kind, _, name = request.device.partition(":")
+    if kind == "recorded" and request.power_mode:
+        raise UserError(f"--power-mode can't be changed in a recording; leave it out with --device {request.device}")
+    if kind == "recorded":
+        return None
+    if kind != "sim":
         raise UserError(
-            f"--device {device}: check takes sim:PROFILE or recorded:NAME; where a device is at hand, measure again "
-            "(offline_compute) and hold the two runs together (pomt-edge compare)"
+            f"--device {request.device}: check takes sim:PROFILE or recorded:NAME; where a device is at hand, measure "
+            "again (offline_compute) and hold the two runs together (pomt-edge compare)"
         )
+    profile, of_plan = profiles.load(name), request.plan.power_mode
+    mode = profile.mode(of_plan) if of_plan and not request.power_mode else None
+    return mode.name if mode and mode.sm_count is not None else request.power_mode
 
 
 def _objection(plan: Plan, model: nn.Module) -> str | None:
@@ -162,12 +190,11 @@ def _counts(plan: Plan, model: nn.Module, by: Method, blocks: Sequence[int]) -> 
     return tuple(range(full, least - 1, -1))
 
 
-def _curve(place: Place, counts: Sequence[int], plan: Plan) -> LatencyCurve:
+def _curve(place: Checkable, counts: Sequence[int], plan: Plan) -> LatencyCurve:
     """The curve itself: what is simulated without noise, what was recorded by its medians."""
     if isinstance(place, SimulatedTarget):
         median = {tokens: place.latency_ms(tokens) for tokens in counts}
     else:
-        assert isinstance(place, RecordedTarget)
         kept = place.curve
         median = {tokens: spread[1] for tokens, spread in kept.spread_ms.items()}
         median |= {tokens: float(np.median(samples)) for tokens, samples in kept.samples_ms.items()}
@@ -180,12 +207,22 @@ def _curve(place: Place, counts: Sequence[int], plan: Plan) -> LatencyCurve:
     return LatencyCurve(tuple(points), plan.probe)
 
 
-def _notes(request: CheckRequest, place: Place) -> list[str]:
+def _notes(request: CheckRequest, place: Checkable) -> list[str]:
     plan = request.plan
     notes = []
     if plan.device != request.device:
         notes.append(f"The plan was made on {plan.device}: its speedup there is not compared with {request.device}.")
-    if isinstance(place, RecordedTarget) and place.curve.reduction:
+    elif not _is_the_plans(plan, request, place):
+        was = f"was made in {plan.power_mode}" if plan.power_mode else "does not say in which power mode it was made"
+        now = f"is {place.power_mode}" if place.power_mode else "is of an unknown one"
+        notes.append(f"The plan {was}, and this {now}: its speedup is not compared.")
+    if isinstance(place, SimulatedTarget):
+        return notes + list(assumptions(place.simulator.profile, place.simulator.mode))
+    if place.curve.engine != plan.engine:
+        notes.append(f"Recorded with {place.curve.engine}, the plan is for {plan.engine}: the steps may differ.")
+    if place.curve.products:
+        notes.append(f"In the recording {IN_TF32}.")
+    if place.curve.reduction:
         blocks = "at the input" if plan.probe == "input" else f"in block {plan.block}"
         if place.curve.reduction != f"{plan.method} {blocks}":
             notes.append(f"Recorded with {place.curve.reduction}, the plan has {plan.method} {blocks}.")

@@ -92,7 +92,8 @@ def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
     """The table of what was weighed, the notes, and one plain sentence."""
     console = Console(stderr=to_stderr, soft_wrap=True)
     plan = result.plan
-    title = f"{plan.model}, batch {plan.batch_size}, {plan.engine} {plan.precision} on {plan.device}"
+    mode = f" in {plan.power_mode}" if plan.power_mode else ""
+    title = f"{plan.model}, batch {plan.batch_size}, {plan.engine} {plan.precision} on {plan.device}{mode}"
     console.print(_table(result, title))
     hidden = len(result.curve.points) - len(_rows(result))
     if hidden:
@@ -123,6 +124,8 @@ def print_contest(contest: Contest, folder: Path, to_stderr: bool) -> None:
             row += [f"{plan.predicted_percent:.1f}", _with_interval(plan.drop, plan.drop_low, plan.drop_high, 1)]
         table.add_row(*row, style="bold" if plan.method == contest.best else None)
     console.print(table)
+    for callout in words.origin(contest.results[0]):
+        console.print(f"{callout.label}: {callout.text}", markup=False, highlight=False)
     for reason in contest.unfit:
         console.print(f"Left out: {reason}.", markup=False, highlight=False)
     unreachable = all(result.plan.verdict == "unreachable" for result in contest.results)

@@ -16,7 +16,7 @@ import platformdirs
 from pomt_edge import catalogue
 from pomt_edge.errors import UserError
 from pomt_edge.records.fleet import in_words
-from pomt_edge.request import Request, default_engine
+from pomt_edge.request import OF_A_RECORDING, Request, default_engine
 from pomt_edge.targets._ssh_link import Address
 
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -111,15 +111,16 @@ class FleetDevice:
             UserError: a value out of its range, or options that exclude each other; names the file and the device.
         """
         changes: dict[str, Any] = {"device": self.device, **dict.fromkeys(self._others_options)}
+        changes["typed"] = typed.typed | set(self.own).intersection(OF_A_RECORDING)
         for name, value in self.own.items():
             field = OPTIONS[name].field
             changes[field.removeprefix("not ")] = not value if field.startswith("not ") else value
         if "engine" in changes:
             changes["engine"] = changes["engine"].replace("-", "_")
-        elif not engine_typed:
-            changes["engine"] = default_engine(self.device)
-        request = dataclasses.replace(typed, **changes)
         try:
+            if "engine" not in self.own and not engine_typed:
+                changes["engine"] = default_engine(self.device)
+            request = dataclasses.replace(typed, **changes)
             request.check()
             if self.device.startswith("ssh:"):
                 Address.parse(self.device)
@@ -156,7 +157,9 @@ def named(name: str, file: Path | None) -> FleetDevice | None:
         file = user_file()
     devices = {device.name: device for device in load(file)}
     if name not in devices:
-        raise UserError(f"--device {name}: {file} has no device of that name; known: {_near(name, devices)}")
+        raise UserError(
+            f"--device {name}: {file} has no device of that name; known: {catalogue.listed(name, list(devices))}"
+        )
     return devices[name]
 
 
@@ -189,7 +192,7 @@ def _device(file: Path, name: str, table: Any) -> FleetDevice:
         raise UserError(f"{where} is {table!r}; expected a table [devices.{name}]")
     for key, value in table.items():
         if key != "device" and key not in OPTIONS:
-            raise UserError(f"{where}: unknown field {key}; known: {_near(key, ['device', *OPTIONS])}")
+            raise UserError(f"{where}: unknown field {key}; known: {catalogue.listed(key, ['device', *OPTIONS])}")
         kind = str if key == "device" else OPTIONS[key].kind
         if not _is(kind, value):
             raise UserError(f"{where}.{key} is {value!r}; expected {EXPECTED[kind]}")
@@ -213,7 +216,3 @@ def _words(name: str, value: Any) -> list[str]:
     if value:
         return [option.option]
     return [f"--no-{option.option.removeprefix('--')}"] if name == "cuda_graphs" else []
-
-
-def _near(name: str, known: Any) -> str:
-    return ", ".join(catalogue.nearest(name, known))

@@ -69,6 +69,7 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         for tokens in job.tokens:
             accuracy.at(tokens)
     curve, fitted, decision = decide(sweep, request.limits, request.detrend, accuracy)
+    environment = _environment(journal)
     subject = planning.Subject(
         model=job.created.name,
         method=request.method,
@@ -81,6 +82,7 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         device=job.setting.device,
         num_classes=classes_of(job.created.model),
         origin=job.target.origin,
+        power_mode=environment.power_mode,
     )
     measured = accuracy.curve() if accuracy else None
     plan = planning.make_plan(
@@ -91,7 +93,7 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         measured.measure if measured else None,
         accuracy.at if accuracy else None,
     )
-    result = Result(plan, curve, fitted, measured, _environment(journal), _costs(job, plan))
+    result = Result(plan, curve, fitted, measured, environment, _costs(job, plan))
     return dataclasses.replace(result, notes=tuple(_notes(job, result, sweep.failed)))
 
 

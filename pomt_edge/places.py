@@ -20,21 +20,18 @@ from pomt_edge.export import target as targets
 from pomt_edge.export.precision import float32_names
 from pomt_edge.measure.progress import Progress
 from pomt_edge.models.family import family_of
-from pomt_edge.profiles.profile import PowerMode, Profile
+from pomt_edge.profiles.profile import Profile
 from pomt_edge.reduce.method import Method
-from pomt_edge.request import Request
-from pomt_edge.simulator import noise
-from pomt_edge.simulator.device import Way
+from pomt_edge.request import OF_A_RECORDING, Request
+from pomt_edge.simulator import asked, noise
 from pomt_edge.simulator.geometry import Geometry, Reduction
 from pomt_edge.simulator.model import Simulator
-from pomt_edge.targets import Place, recorded
-from pomt_edge.targets.recorded import RecordedCurve, RecordedTarget, Recording
+from pomt_edge.targets import Place, recordings
+from pomt_edge.targets.recorded import RecordedTarget
+from pomt_edge.targets.recordings import RecordedCurve, Recording
 from pomt_edge.targets.sessions import Calibration, Variant
 from pomt_edge.targets.simulated import SimulatedTarget
 from pomt_edge.targets.ssh import SshTarget
-
-LAUNCHES = {"torch": "graph", "trt": "tensorrt"}
-"""Engines that can be simulated, and how they launch kernels."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,10 @@ def as_recorded(request: Request, model: str) -> Request:
     if not request.is_recorded:
         return request
     curve, _ = _recorded(request, model)
-    kept = {name: getattr(curve, name) for name in ("engine", "probe", "method", "block") if getattr(curve, name)}
+    kept = {name: getattr(curve, name) for name in OF_A_RECORDING if getattr(curve, name)}
     for name, value in kept.items():
-        if getattr(request, name) not in (value, getattr(Request(), name)):
+        asked_for = name in request.typed or getattr(request, name) != getattr(Request(), name)
+        if asked_for and getattr(request, name) != value:
             given = f"--{name} {getattr(request, name)}"
             raise UserError(f"{given}: --device {request.device} was recorded with --{name} {value}; leave it out")
     return dataclasses.replace(request, **kept)
@@ -105,41 +103,17 @@ def obtainable(request: Request, model: str, tokens: tuple[int, ...], progress: 
 
 
 def _recorded(request: Request, model: str) -> tuple[RecordedCurve, Recording]:
-    recording = recorded.load(request.device.partition(":")[2])
+    recording = recordings.load(request.device.partition(":")[2])
     return recording.curve(model, request.batch_size, request.precision), recording
 
 
 def _simulated(wanted: Wanted, profile: Profile) -> SimulatedTarget:
     request = wanted.request
-    if request.engine not in LAUNCHES:
-        raise UserError(
-            f"--device {request.device} is simulated with --engine {' or '.join(LAUNCHES)}, not {request.engine}"
-        )
-    launch = "eager" if request.engine == "torch" and request.cuda_graphs is False else LAUNCHES[request.engine]
-    mode = _mode(profile, request)
-    simulator = Simulator(
-        profile,
-        geometry_of(wanted.model),
-        Way(request.precision, request.batch_size, launch, tf32=request.engine == "torch"),
-        _reduction(wanted),
-        mode,
-    )
-    asked = noise.parse(request.noise) if request.noise else noise.STANDARD
-    seeded = dataclasses.replace(asked, seed=asked.seed or request.seed)
-    return SimulatedTarget(simulator, seeded, mode.name if mode else profile.figures_in)
-
-
-def _mode(profile: Profile, request: Request) -> PowerMode | None:
-    name = request.power_mode
-    if name is None or name == "current":
-        return None
-    mode = profile.mode(name)
-    known = [mode.name for mode in profile.modes if mode.sm_count is not None]
-    if mode is None or mode.name not in known:
-        raise UserError(
-            f"--power-mode {name}: {profile.name} has {', '.join(known) or 'no modes that can be simulated'}"
-        )
-    return mode
+    way = asked.way_of(profile, **request.simulated)
+    mode = asked.mode_of(profile, request.power_mode)
+    simulator = Simulator(profile, geometry_of(wanted.model), way, _reduction(wanted), mode)
+    parts = noise.parse(request.noise) if request.noise else noise.STANDARD
+    return SimulatedTarget(simulator, dataclasses.replace(parts, seed=parts.seed or request.seed))
 
 
 def _reduction(wanted: Wanted) -> Reduction:

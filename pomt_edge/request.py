@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pomt_edge import catalogue, checks, demo, profiles
 from pomt_edge.choose.plan import Limits
 from pomt_edge.engines import ENGINES, PRECISIONS
 from pomt_edge.errors import UserError
 from pomt_edge.reduce import METHODS
+from pomt_edge.simulator import asked, noise
+from pomt_edge.targets import recordings
 
 DEFAULT_MAX_DROP = 1.0
 DEFAULT_KEEP = 0.7
@@ -20,6 +23,8 @@ ALL = "all"
 """Every method, compared."""
 ELSEWHERE = ("sim", "recorded", "ssh")
 """How the names of devices begin that are not this machine."""
+OF_A_RECORDING = ("engine", "probe", "method", "block")
+"""Fields that a recording has its own values of."""
 PROBES = ("block", "input")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 ACCURACY_GRIDS = ("efficient", "full")
@@ -27,8 +32,15 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
 def default_engine(device: str) -> str:
-    """What runs the model where the user names nothing: on boards TensorRT, for they have no PyTorch of today."""
-    return "trt" if device.startswith(("sim:jetson", "ssh://")) else "torch"
+    """What runs the model where the user names nothing: on boards TensorRT, for they have no PyTorch of today.
+
+    Raises:
+        UserError: a simulated device that there is not.
+    """
+    kind, _, name = device.partition(":")
+    if kind == "sim":
+        return "trt" if profiles.load(name).board else "torch"
+    return "trt" if device.startswith("ssh://") else "torch"
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,8 @@ class Request:
     ssh_config: Path | None = None
     """For the board's ssh; None: the user's own."""
     out: Path | None = None
+    typed: frozenset[str] = frozenset()
+    """Fields that the user gave even where they have their default; of those that a recording would else decide."""
 
     @property
     def is_elsewhere(self) -> bool:
@@ -101,8 +115,13 @@ class Request:
 
     @property
     def calibrated(self) -> bool:
-        """Whether images have to show the ranges of the activations."""
-        return self.precision == "int8"
+        """Whether images have to show the ranges of the activations: not where nothing is built."""
+        return self.precision == "int8" and self.device.partition(":")[0] not in ("sim", "recorded")
+
+    @property
+    def simulated(self) -> dict[str, Any]:
+        """What a simulated device is asked for, as `simulator.asked` takes it."""
+        return {name: getattr(self, name) for name in ("engine", "precision", "batch_size", "cuda_graphs")}
 
     @property
     def stride(self) -> int:
@@ -199,8 +218,10 @@ class Request:
     def _check_device(self) -> None:
         kind, _, rest = self.device.partition(":")
         if kind == "sim":
-            catalogue.check(rest, profiles.names(), "device profile")
-        elif kind == "recorded" or (kind == "ssh" and rest.startswith("//")):
+            profiles.load(rest)
+        elif kind == "recorded":
+            recordings.load(rest)
+        elif kind == "ssh" and rest.startswith("//"):
             pass  # what there is shows when it is opened
         elif kind not in ("auto", "cpu", "cuda") or (rest and not (kind == "cuda" and rest.isdecimal())):
             raise UserError(
@@ -217,6 +238,9 @@ class Request:
             )
         if self.is_elsewhere:
             self._check_elsewhere(kind)
+        if kind == "sim":
+            noise.parse(self.noise or "none")
+            asked.check(profiles.load(rest), **self.simulated, power_mode=self.power_mode)
 
     def _check_elsewhere(self, kind: str) -> None:
         """What only this machine, or only some of the others, can do is refused rather than ignored."""

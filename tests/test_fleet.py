@@ -78,6 +78,11 @@ def events(stderr: str) -> list[str]:
         ("[devices.a]\ndevice = 'ssh://'\n", "devices.a: 'ssh://' is no address of a board"),
         ("[devices.a]\ndevice = 'cpu'\nprecision = 'fp61'\n", "devices.a: --precision fp61: expected one of fp32"),
         ("[devices.a]\ndevice = 'cpu'\nnoise = 'none'\n", "devices.a: --noise is a simulated device's"),
+        ("[devices.a]\ndevice = 'recorded:nope'\n", "devices.a: unknown recording 'nope'; known: h200"),
+        ("[devices.a]\ndevice = 'sim:a100'\nnoise = 'wite'\n", "devices.a: --noise wite: unknown part 'wite'"),
+        ("[devices.a]\ndevice = 'sim:jetson_tx2'\npower_mode = 'nope'\n", "--power-mode nope: Jetson TX2 has MAXN"),
+        ("[devices.a]\ndevice = 'sim:jetson_tx2'\nprecision = 'int8'\n", "jetson_tx2 computes no int8 natively"),
+        ("[devices.a]\ndevice = 'sim:cpu'\nengine = 'trt'\n", "simulated with --engine torch, not trt"),
     ],
 )
 def test_what_is_wrong_with_the_file_is_one_line_and_nothing_starts(
@@ -167,7 +172,7 @@ FLEET = """
 device = "cpu"
 no_lock = true
 [devices.lost]
-device = "recorded:nothing_of_that_name"
+device = "recorded:h200"
 [devices.orin_15w]
 device = "sim:jetson_agx_orin_64g"
 power_mode = "15W"
@@ -191,7 +196,7 @@ def test_one_that_fails_is_listed_and_the_others_have_plans(finished: tuple[Path
     assert json.loads(stdout) == json.loads((out / "fleet.json").read_text())
     assert [run.name for run in fleet.runs] == ["here", "lost", "orin_15w"]
     (failed,) = fleet.failed
-    assert failed.name == "lost" and "nothing_of_that_name" in str(failed.error) and "\n" not in str(failed.error)
+    assert failed.name == "lost" and "h200 has no demo" in str(failed.error) and "\n" not in str(failed.error)
     assert f"Failed: lost: {failed.error}" in stderr
     results = {run.name: result for run, result in fleet.results}
     assert {name: result.plan.origin for name, result in results.items()} == {

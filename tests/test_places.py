@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from reduce_models import small
 
+from pomt_edge import profiles
 from pomt_edge.errors import UserError
 from pomt_edge.measure.progress import Silent
 from pomt_edge.places import Wanted, _Exports, as_recorded, geometry_of, obtainable, open_place
 from pomt_edge.reduce import method
-from pomt_edge.request import Request
+from pomt_edge.request import Request, default_engine
 
 RECORDED = Request(device="recorded:h200", batch_size=4)
 DEIT = "deit_small_patch16_224"
@@ -58,6 +60,28 @@ def test_the_graphs_for_a_board_in_int8_are_calibrated() -> None:
     exports = _Exports(wanted(Request(device="ssh://orin", engine="trt", precision="int8", data=Path())))
     path = exports.file(geometry_of(small()).tokens)
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(str(path)).graph.node}
+
+
+def test_what_is_typed_is_never_overridden_by_a_recording() -> None:
+    for changes, said in (
+        ({"probe": "block", "typed": frozenset({"probe"})}, "--probe block: --device recorded:h200 was recorded with"),
+        ({"engine": "trt"}, "--engine trt: --device recorded:h200 was recorded with --engine torch; leave it out"),
+    ):
+        with pytest.raises(UserError, match=said):
+            as_recorded(dataclasses.replace(RECORDED, **changes), DEIT)  # type: ignore[arg-type]
+
+
+def test_what_is_not_built_is_not_calibrated_and_a_users_own_board_has_tensorrt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Request(model=DEIT, device="sim:jetson_orin_nano", engine="trt", precision="int8").check()
+    with pytest.raises(UserError, match="--precision int8 is calibrated on images"):
+        Request(model=DEIT, device="ssh://orin", engine="trt", precision="int8").check()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    profiles.own_folder().mkdir(parents=True)
+    (profiles.own_folder() / "my_robot.toml").write_text(Path(profiles.load("jetson_tx2").file).read_text())
+    devices = ("sim:my_robot", "sim:jetson_tx2", "ssh://orin", "sim:a100", "recorded:h200", "cpu")
+    assert [default_engine(device) for device in devices] == ["trt", "trt", "trt", "torch", "torch", "torch"]
 
 
 def test_a_simulated_device_takes_the_requests_precision_and_mode() -> None:

@@ -24,7 +24,7 @@ name = "Board"
 kind = "cuda"
 recognised_by = ["Some GPU"]
 precisions = ["fp32", "fp16"]
-
+figures_in = "MAXN"
 [figures]
 sm_count = [8, "V"]
 gpu_clock_ghz = [1.5, "R"]
@@ -83,6 +83,8 @@ def test_a_profile_agrees_with_itself(name: str) -> None:
         assert (ROOT / script.split()[1]).is_file(), script
     if "int8_dense_tops" not in profile.figures:
         assert "int8" not in profile.precisions
+    if profile.figures:  # one rule: both come from one query, or from one quotation
+        assert profile.figures["sm_count"].evidence == profile.figures["gpu_clock_ghz"].evidence
     if profile.figures_in is not None:
         of_figures = profile.mode(profile.figures_in)
         assert of_figures is not None and of_figures.sm_count == profile.figures["sm_count"].value
@@ -279,15 +281,28 @@ def changed(old: str, new: str) -> str:
         (changed('name = "15W"\n', ""), "x.toml, line 15: the field modes[2].name is missing"),
         (changed('restore = "restore"', "restore = ''"), "line 22: clock_lock.restore is ''; expected a text"),
         (
-            "figures_in = '40W'\n" + MINIMAL,
-            "line 1: figures_in is '40W'; expected the name of one of the modes (MAXN, 15W)",
+            changed('figures_in = "MAXN"', "figures_in = '40W'"),
+            "line 5: figures_in is '40W'; expected the name of one of the modes (MAXN, 15W)",
         ),
+        (changed('figures_in = "MAXN"', ""), "x.toml: the field figures_in is missing"),
+        (
+            changed('"MAXN"\nsm_count = [8', '"MAXN"\nsm_count = [6'),
+            "modes[1].sm_count is [6, 'V']; expected 8 as in",
+        ),
+        (
+            changed('"MAXN"\nsm_count = [8, "V"]', '"MAXN"\ngpu_clock_mhz = [900, "V"]'),
+            "line 13: modes[1].gpu_clock_mhz is [900, 'V']; expected 1500 as in figures.gpu_clock_ghz",
+        ),
+        (changed('[1.5, "R"]', '[1500, "R"]'), "line 8: figures.gpu_clock_ghz is [1500, 'R']; expected 0.05 to 20"),
+        (changed('[600, "V"]', '[0.6, "V"]'), "line 18: modes[2].gpu_clock_mhz is [0.6, 'V']; expected 50 to 20000"),
+        (changed('[1.5, "R"]', f'[1{"0" * 400}, "R"]'), "line 8: figures.gpu_clock_ghz is [1000"),
         ("compute_capability = 8.7\n" + MINIMAL, "line 1: compute_capability is 8.7; expected a text"),
         ("compute_capability = '87'\n" + MINIMAL, "line 1: compute_capability is '87'; expected two numbers"),
         ("figures.l2 = [1, 'V']\n", "x.toml: the field name is missing"),
         ("name = 'x'\nclocks.lock = 'x'\n", "x.toml, line 2: unknown field clocks; known: clock_lock"),
         (MINIMAL + "[software]\ncuda = '1'", "line 24: software is {'cuda': '1'}; expected [[software]]"),
         (MINIMAL + "[board]\nparts = ['p1']", "line 24: the field board.models is missing"),
+        (MINIMAL + "[board]\nparts = []\nmodels = []", "line 25: board.parts is []; expected a part number"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line_and_field(text: str, message: str) -> None:
@@ -303,13 +318,15 @@ def test_what_is_read_is_what_the_file_says() -> None:
         ("MAXN", 8, None, None, {"sm_count": "V"}),
         ("15W", 4, 600, None, {"sm_count": "V", "gpu_clock_mhz": "V"}),
     ]
-    expected: dict[str, object] = {"board": None, "software": (), "memory_mib": None, "figures_in": None, "notes": ()}
+    expected: dict[str, object] = {"board": None, "software": (), "memory_mib": None, "notes": ()}
     assert {key: getattr(profile, key) for key in expected} == expected and isinstance(profile, Profile)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown device profile 'h20'; known: h200"):
         profiles.load("h20")
+    with pytest.raises(UserError, match=r"known: a100, cpu, .*, …$"):  # there are more than fit in a line
+        profiles.load("?")
 
 
 def test_the_table_of_devices_in_the_docs_is_that_of_the_files() -> None:

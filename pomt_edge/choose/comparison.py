@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from pomt_edge.choose.gap import Band, Gap, Reach, between, reach, unrest
-from pomt_edge.choose.sides import Side, shown, software, unknown, unlike
+from pomt_edge.choose.sides import ORIGIN, Side, shown, software, unknown, unlike
 from pomt_edge.errors import UserError
-from pomt_edge.records import ComparedPlans, ComparedPoint, Comparison, LatencyCurve, LatencyPoint
+from pomt_edge.records import RECORDED, SIMULATED, ComparedPlans, ComparedPoint, Comparison, LatencyCurve, LatencyPoint
 
 SAME_SHARE = 0.95
 """The share of the counts that has to be the same for the whole to be called so."""
@@ -231,7 +231,9 @@ def _comparison(
         unknown_in_a=unknown(a, b),
         unknown_in_b=unknown(b, a),
         chosen=tuple(side.plan.tokens_out for side in (a, b) if side.plan),
-        notes=tuple(_notes(a, b, scale)) if level else (),
+        notes=(*_origins(a, b), *(_notes(a, b, scale) if level else ())),
+        a_origin=a.facts.get(ORIGIN),
+        b_origin=b.facts.get(ORIGIN),
     )
 
 
@@ -248,6 +250,15 @@ def _plans(a: Side, b: Side) -> ComparedPlans | None:
     ):
         agreement = "same tread"
     return ComparedPlans(a.plan.verdict, b.plan.verdict, a.plan.removed, b.plan.removed, agreement)
+
+
+def _origins(a: Side, b: Side) -> list[str]:
+    """Which side is no measurement of its device."""
+    said = {
+        SIMULATED: "is simulated: no device was measured",
+        RECORDED: "was replayed from a recording",
+    }
+    return [f"{side.name} {said[kind]}." for side in (a, b) if (kind := side.facts.get(ORIGIN)) in said]
 
 
 def _notes(a: Side, b: Side, scale: str) -> list[str]:

@@ -163,6 +163,7 @@ class Subject:
     device: str
     num_classes: int | None
     origin: str = MEASURED
+    power_mode: str | None = None
 
 
 def make_plan(
@@ -209,6 +210,7 @@ def make_plan(
         probe=curve.probe,
         num_classes=subject.num_classes,
         origin=subject.origin,
+        power_mode=subject.power_mode,
     )
 
 

@@ -54,12 +54,8 @@ def _tf32(result: Result) -> Any:
     return _detail("tf32_matmul")(result) if result.environment.precision == "fp32" else None
 
 
-def _power_mode(result: Result) -> Any:
-    mode = _detail("power_mode")(result)
-    return mode.get("name") if isinstance(mode, Mapping) else mode
-
-
 CLOCKS = "clocks"
+ORIGIN = "origin"
 MATTERS = (
     Fact("model", lambda result: result.plan.model),
     Fact("tokens of the unreduced model", lambda result: result.curve.baseline.tokens),
@@ -67,13 +63,13 @@ MATTERS = (
     Fact("method", _of_the_block_probe("method")),
     Fact("block", _of_the_block_probe("block")),
     Fact("device", lambda result: result.environment.device_name),
-    Fact("origin", operator.attrgetter("environment.origin")),
+    Fact(ORIGIN, operator.attrgetter("environment.origin")),
     Fact("engine", lambda result: result.environment.engine),
     Fact("precision", lambda result: result.environment.precision),
     Fact("batch size", lambda result: result.environment.batch_size),
     Fact("image px", lambda result: result.environment.image_px),
     Fact("threads", _threads),
-    Fact("power mode", _power_mode),
+    Fact("power mode", operator.attrgetter("environment.power_mode")),
     Fact("SM count", _detail("sm_count")),
     Fact("TF32", _tf32),
     Fact(CLOCKS, _clocks("state"), lambda a, b: _locked(a) == _locked(b)),

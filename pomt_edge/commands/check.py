@@ -37,7 +37,8 @@ def check(
         int | None, typer.Option(help="Image height and width in pixels. [default: the plan's]")
     ] = None,
     power_mode: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a simulated Jetson. [default: its profile's]")
+        str | None,
+        typer.Option(metavar="NAME", help="Of a simulated Jetson. [default: the plan's]"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
@@ -76,7 +77,8 @@ def _origin(request: CheckRequest) -> str:
 
 def _subject(request: CheckRequest, found: Checked) -> str:
     plan = request.plan
-    return f"{found.model}, batch {plan.batch_size}, {plan.engine} {plan.precision}"
+    mode = f", {found.power_mode}" if found.power_mode else ""
+    return f"{found.model}, batch {plan.batch_size}, {found.engine} {plan.precision}{mode}"
 
 
 def _print(request: CheckRequest, found: Checked) -> None:
@@ -94,13 +96,9 @@ def _print(request: CheckRequest, found: Checked) -> None:
 def _limits(origin: str) -> str:
     if origin == RECORDED:
         return "Recorded: the latencies were measured before, not now."
-    from pomt_edge.simulator.error import published_error
+    from pomt_edge.simulator import error
 
-    error = published_error()["check"]
-    return (
-        f"Simulated: no device was measured. On a real GPU's curves the model was {error['median_percent']:g} % off "
-        f"(median) and foresaw {error['cliffs_predicted']} of {error['cliffs']} steps over 4 %."
-    )
+    return f"Simulated: no device was measured, an analytic model made the latencies. {error.in_words(error.totals())}"
 
 
 def _command(request: CheckRequest, found: Checked) -> str:
@@ -110,7 +108,7 @@ def _command(request: CheckRequest, found: Checked) -> str:
         "weights": str(request.weights) if request.weights else None,
         "num_classes": str(request.num_classes) if request.num_classes else None,
         "image_size": str(request.image_px) if request.image_px else None,
-        "power_mode": request.power_mode,
+        "power_mode": found.power_mode if _origin(request) == SIMULATED else None,
     }
     return _next_command.offline_compute(plan, request.device, changes=changes)
 
@@ -119,9 +117,12 @@ def _facts(request: CheckRequest, found: Checked) -> dict[str, object]:
     facts: dict[str, object] = {
         "device": request.device,
         "origin": _origin(request),
+        "power_mode": found.power_mode,
+        "engine": found.engine,
         "model": found.model,
         "plan_model": request.plan.model,
         "plan_device": request.plan.device,
+        "plan_power_mode": request.plan.power_mode,
         "tokens_in": request.plan.tokens_in,
         "tokens": request.plan.tokens_out,
         "tolerance_percent": request.tolerance_percent,

@@ -161,7 +161,7 @@ def offline_compute(
     Without options it runs the embedded demo. A run that was interrupted goes on when it is started again with
     the same --out.
     """
-    from pomt_edge.request import Request, default_engine
+    from pomt_edge.request import OF_A_RECORDING, Request, default_engine
 
     request = Request(
         model=model,
@@ -205,6 +205,7 @@ def offline_compute(
         sysroot=sysroot,
         ssh_config=ssh_config,
         out=out,
+        typed=frozenset(name for name in OF_A_RECORDING if _is_typed(context, name)),
     )
     if fleet is not None and device == AUTO:
         return _run_fleet(fleet, request, context, as_json)
@@ -243,8 +244,7 @@ def _typed(context: typer.Context) -> Options:
     """The options as given, but for those that a fleet gives each of its devices itself."""
     typed: Options = {}
     for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if source is None or source.name != "COMMANDLINE" or option.opts[0] in OF_THE_FLEET:
+        if not _is_typed(context, option.name or "") or option.opts[0] in OF_THE_FLEET:
             continue
         value = context.params[option.name or ""]
         if isinstance(value, bool):
@@ -252,6 +252,11 @@ def _typed(context: typer.Context) -> Options:
         else:
             typed[option.opts[0]] = [f"{option.opts[0]}={value}"]
     return typed
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _compare_methods(request: Request, as_json: bool, progress: LiveProgress) -> int:

@@ -11,7 +11,7 @@ import typer
 from pomt_edge.commands import _next_command
 from pomt_edge.commands.common import path
 from pomt_edge.errors import UserError
-from pomt_edge.records import MEASURED, LatencyCurve, Plan, RecordError, Result
+from pomt_edge.records import LatencyCurve, Plan, Result
 
 
 def record(
@@ -26,12 +26,12 @@ def record(
     """
     if run is None or name is None:  # older typers let a missing argument through
         raise UserError("record needs a run and a name: pomt-edge record RUN NAME")
-    result = _measured(run)
-    from pomt_edge.targets import recorded
+    from pomt_edge.targets import recorded, recordings
 
     file = recorded.record(run, name)
+    result = Result.load(run / "result.json")
     plan = result.plan
-    kept = recorded.load(name).curve(plan.model, plan.batch_size, plan.precision)
+    kept = recordings.load(name).curve(plan.model, plan.batch_size, plan.precision)
     samples = sum(map(len, kept.samples_ms.values()))
     command = _next_command.offline_compute(plan, f"recorded:{name}", _grid(result.curve))
     if as_json:
@@ -53,18 +53,6 @@ def record(
     )
     print(f"To replay it: {command}{_unsaid(plan)}")
     return 0
-
-
-def _measured(run: Path) -> Result:
-    """The run's result; what was itself no measurement must not become one by being recorded."""
-    file = run / "result.json"
-    try:
-        result = Result.load(file)
-    except RecordError as error:
-        raise UserError(f"{error}; expected the folder of a finished run of offline_compute") from error
-    if result.environment.origin != MEASURED:
-        raise UserError(f"{run} is {result.environment.origin}: a recording is made of a run that measured a device")
-    return result
 
 
 def _grid(curve: LatencyCurve) -> tuple[str, ...]:

@@ -26,14 +26,13 @@ def promise(plan: Plan, benchmark: Benchmark, measured_with: Mapping[str, object
     measured = f"measured {benchmark.speedup:.2f}x ({benchmark.speedup_low:.2f} to {benchmark.speedup_high:.2f})"
     if not plan.predicted_ms:
         return NONE, f"nothing was promised: the tokens to remove were given by hand; {measured}"
+    if plan.origin != MEASURED:
+        return NONE, f"{measured}; the {plan.speedup:.2f}x were {plan.origin} ({plan.device}): no promise to hold"
     if any(measured_with[name] != getattr(plan, name) for name in COMPARED):
         return NONE, (
             f"predicted {plan.speedup:.2f}x for {_said(vars(plan))}; {measured} for {_said(measured_with)}: "
             "no promise to hold"
         )
-    if plan.origin != MEASURED:
-        # A bundle comes back without the name of its device, so that alone would not tell.
-        return NONE, f"{measured}; the {plan.speedup:.2f}x were {plan.origin} ({plan.device}): no promise to hold"
     if plan.speedup <= 1:
         return NONE, f"{measured}; the plan promises no gain"
     word = _word(plan, benchmark)

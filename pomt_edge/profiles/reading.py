@@ -28,6 +28,8 @@ from pomt_edge.profiles.profile import (
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 KINDS = ("cpu", "cuda")
+PLAUSIBLE = {"gpu_clock_ghz": (0.05, 20), "gpu_clock_mhz": (50, 20000)}
+"""Clocks beyond these are of another unit."""
 OF_EVERY_GPU = ("sm_count", "gpu_clock_ghz", "memory_gb_per_s")
 MARKS = "V, R or D"
 HEADER = re.compile(r"^\s*(\[\[?)\s*([\w.-]+)\s*\]")
@@ -112,8 +114,7 @@ class _Table:
         """Raise on a field that is none of these."""
         for key in self._data:
             if key not in fields:
-                near = catalogue.nearest(key, fields)
-                raise self._error(key, f"unknown field {self._field(key)}; known: {', '.join(near)}")
+                raise self._error(key, f"unknown field {self._field(key)}; known: {catalogue.listed(key, fields)}")
 
     def has(self, key: str) -> bool:
         return key in self._data
@@ -158,6 +159,9 @@ class _Table:
             isinstance(value, list) and len(value) == 2 and _positive(value[0], whole) and value[1] in tuple(EVIDENCE)
         ):
             raise self.wrong(key, f'[{kind} above 0, mark], the mark one of {MARKS}, such as [8, "V"]')
+        least, most = PLAUSIBLE.get(key, (0, math.inf))
+        if not least <= value[0] <= most:
+            raise self.wrong(key, f"{least:g} to {most:g}, by the unit in its name")
         return Figure(value[0], value[1])
 
     def table(self, key: str) -> _Table:
@@ -195,6 +199,8 @@ def _figures(table: _Table) -> dict[str, Figure]:
 
 def _board(table: _Table) -> Board:
     table.knows("parts", "models", "told_by_modes")
+    if not table.texts("parts") and not table.texts("models"):
+        raise table.wrong("parts", "a part number of its module, or models a beginning of its device tree's model")
     return Board(table.texts("parts"), table.texts("models"), table.texts("told_by_modes"))
 
 
@@ -250,15 +256,36 @@ def _check(top: _Table, profile: Profile) -> None:
             raise table.wrong("name", "a name that no other mode has")
         if mode.sm_count and "sm_count" in profile.figures and mode.sm_count > profile.figures["sm_count"].value:
             raise table.wrong("sm_count", f"at most the {profile.figures['sm_count'].value} of figures.sm_count")
+    if profile.modes and profile.figures_in is None:
+        raise top.missing("figures_in")
     if profile.figures_in is not None and bare(profile.figures_in) not in names:
         listed = ", ".join(mode.name for mode in profile.modes) or "none"
         raise top.wrong("figures_in", f"the name of one of the modes ({listed})")
+    for mode, table in zip(profile.modes, top.tables("modes"), strict=True):
+        if profile.figures_in is not None and bare(mode.name) == bare(profile.figures_in):
+            _check_same(table, mode, profile)
+
+
+def _check_same(table: _Table, mode: PowerMode, profile: Profile) -> None:
+    """The mode of the figures says what they say."""
+    for field, figure, times in (
+        ("sm_count", "sm_count", 1),
+        ("gpu_clock_mhz", "gpu_clock_ghz", 1000),
+        ("memory_gb_per_s", "memory_gb_per_s", 1),
+    ):
+        given = getattr(mode, field)
+        if given is None or figure not in profile.figures:
+            continue
+        expected = times * profile.figures[figure].value
+        if not math.isclose(given, expected, rel_tol=0.01):
+            raise table.wrong(field, f"{expected:g} as in figures.{figure}, which are of this mode (figures_in)")
 
 
 def _positive(value: Any, whole: bool) -> bool:
     """A boolean is an int to Python."""
     kinds = (int,) if whole else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    # Compared, not converted: a whole number can be beyond what a float holds.
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < 1e15
 
 
 def _shown(value: Any) -> str:

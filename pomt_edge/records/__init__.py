@@ -46,6 +46,7 @@ from pomt_edge.records.measured import (
     Staircase,
     Steadiness,
     Step,
+    power_mode_of,
 )
 
 __all__ = [
@@ -83,5 +84,6 @@ __all__ = [
     "Staircase",
     "Steadiness",
     "Step",
+    "power_mode_of",
     "write_text",
 ]

@@ -49,6 +49,8 @@ class Plan(Record):
     num_classes: int | None = None
     origin: str = MEASURED
     """'measured', 'simulated' or 'recorded': how the latencies came about."""
+    power_mode: str | None = None
+    """The device's, by name; None where it has none, or it is not known."""
     schema: int = SCHEMA
 
     @classmethod

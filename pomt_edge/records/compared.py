@@ -82,4 +82,7 @@ class Comparison(Record):
     chosen: tuple[int, ...] = ()
     """The counts that the plans chose, A's first."""
     notes: tuple[str, ...] = ()
+    a_origin: str | None = None
+    """'measured', 'simulated' or 'recorded'; None: not known."""
+    b_origin: str | None = None
     schema: int = SCHEMA

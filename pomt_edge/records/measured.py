@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,6 +193,23 @@ class Environment(Record):
     """What only this kind of device has: clocks, driver, CUDA, governor."""
     origin: str = MEASURED
     """'measured', 'simulated' or 'recorded': how the latencies came about."""
+
+    @property
+    def power_mode(self) -> str | None:
+        """The name of the mode that the device was measured in; None where it has none, or it was not kept."""
+        return power_mode_of(self.details)
+
+
+def power_mode_of(details: Any) -> str | None:
+    """The name of the power mode in an environment's details: as read back under the lock, else as found."""
+    if not isinstance(details, Mapping):
+        return None
+    clocks = details.get("clocks")
+    seen = clocks.get("seen") if isinstance(clocks, Mapping) else None
+    mode = (seen.get("power_mode") if isinstance(seen, Mapping) else None) or details.get("power_mode")
+    if isinstance(mode, Mapping):
+        mode = mode.get("name")
+    return str(mode) if mode else None
 
 
 @dataclass(frozen=True)

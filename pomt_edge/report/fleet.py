@@ -73,7 +73,7 @@ def title(fleet: Fleet) -> str:
 
 def verdict(fleet: Fleet) -> Verdict:
     """How R differs from device to device, and what that gives."""
-    pruning = [(run.name, result.plan) for run, result in fleet.results if result.plan.verdict == "prune"]
+    pruning = [(run.name, result.plan) for run, result in fleet.results if _prunes(result.plan)]
     others = _others(fleet)
     if not pruning:
         return Verdict("No device has a plan that prunes:", f"{'; '.join(others)}.")
@@ -84,6 +84,11 @@ def verdict(fleet: Fleet) -> Verdict:
     else:
         lead = f"R differs by device, from {least.removed} ({first}) to {most.removed} ({last}) of {most.tokens_in}:"
     return Verdict(lead, f"{'; '.join([_gain([plan for _, plan in pruning]), *others])}.")
+
+
+def _prunes(plan: Plan) -> bool:
+    """Whether it is a plan to deploy: the paper's probe makes another model."""
+    return plan.verdict == "prune" and plan.probe != "input"
 
 
 def _which(pruning: Sequence[tuple[str, Plan]], fleet: Fleet) -> str:
@@ -101,8 +106,10 @@ def _gain(plans: Sequence[Plan]) -> str:
 def _others(fleet: Fleet) -> list[str]:
     kept = [run.name for run, result in fleet.results if result.plan.verdict == "keep"]
     none = [run.name for run, result in fleet.results if result.plan.verdict not in ("keep", "prune")]
+    probes = [run.name for run, result in fleet.results if result.plan.verdict == "prune" and not _prunes(result.plan)]
     failed = [run.name for run in fleet.failed]
     said = [
+        f"the paper's probe alone, no plan to deploy, on {join(probes)}" if probes else "",
         f"do not prune on {join(kept)}" if kept else "",
         f"no count meets the limits on {join(none)}" if none else "",
     ]
@@ -147,7 +154,6 @@ def _row(run: FleetRun, result: Result, has_quality: bool) -> Row:
     # Counts of the paper's probe are those of another model than pruning in a block makes.
     prune = "probe: dropped at the input" if plan.probe == "input" else f"remove {words.where(plan)}"
     named = {"prune": prune, "keep": "do not prune", "unreachable": "none"}
-    mode = (here.details.get("clocks") or {}).get("seen", {}).get("power_mode") or here.details.get("power_mode")
     return Row(
         name=run.name,
         href=quote(run.report or ""),
@@ -155,7 +161,7 @@ def _row(run: FleetRun, result: Result, has_quality: bool) -> Row:
         own=in_words({name: value for name, value in run.own.items() if name not in SHOWN}),
         origin=here.origin,
         is_measured=here.origin == MEASURED,
-        power_mode=str(mode) if mode else ABSENT,
+        power_mode=here.power_mode or ABSENT,
         precision=here.precision,
         engine=f"{here.engine}, batch {here.batch_size}",
         baseline=number(plan.baseline_ms, ms_decimals(plan.baseline_ms)),

@@ -76,6 +76,7 @@ def _from_recorded(name: str, data: Mapping[str, Any], curve: Mapping[str, Any])
         "model": curve.get("model"),
         "batch size": curve.get("batch_size"),
         "precision": PRECISIONS.get(str(precision), precision),
+        "TF32": True if curve.get("products") == "TF32" else None,
         "tokens of the unreduced model": latency.baseline.tokens,
         # The text goes on with what else is known of the device.
         "device": str(data["device"]).split(",")[0].strip() if "device" in data else None,

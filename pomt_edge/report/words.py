@@ -9,6 +9,7 @@ from pomt_edge.records import RECORDED, SIMULATED, Plan, Result
 from pomt_edge.report import unrest
 from pomt_edge.report.chart import Axis, Chart
 from pomt_edge.report.numerals import finite, interval, join, number
+from pomt_edge.simulator import error
 
 QUIET = ("locked", SIMULATED, RECORDED)
 """States of the clocks that need no warning; what is not measured has one of its own."""
@@ -43,7 +44,8 @@ def measure_of(result: Result) -> str | None:
 
 
 def title(plan: Plan, device: str) -> str:
-    return f"{plan.model}, batch {plan.batch_size}, {device}"
+    mode = f" in {plan.power_mode}" if plan.power_mode else ""
+    return f"{plan.model}, batch {plan.batch_size}, {device}{mode}"
 
 
 def verdict(result: Result) -> Verdict:
@@ -98,35 +100,32 @@ def _bracketed(text: str) -> str:
 
 def callouts(result: Result) -> list[Callout]:
     """What a reader must see before the numbers, the most limiting first."""
-    found = [*_origin(result), *_steadiness(result), *_quality(result)]
+    found = [*origin(result), *_steadiness(result), *_quality(result)]
     return found + [Callout("Note", note) for note in result.notes]
 
 
-def _origin(result: Result) -> list[Callout]:
+def origin(result: Result) -> list[Callout]:
+    """What is said of latencies that are not the device's, or not of the model that is deployed."""
     found = []
     if "input" in (result.plan.probe, result.curve.probe):
         found.append(Callout("Probe", PROBE_LABEL, warns=True))
-    origin = result.environment.origin
-    if origin == SIMULATED:
+    kind = result.environment.origin
+    if kind == SIMULATED:
         found.append(Callout("Simulated", _simulated(result), warns=True))
-    if origin == RECORDED:
+    if kind == RECORDED:
         details = result.environment.details
         text = f"The latencies were recorded on {result.environment.device_name.removesuffix(' (recorded)')}, not here"
-        how = "; ".join(str(details[name]) for name in ("reduction", "samples") if details.get(name))
+        how = "; ".join(str(details[name]) for name in ("reduction", "samples", "products") if details.get(name))
         found.append(Callout("Recorded", f"{text}: {how}." if how else f"{text}.", warns=True))
     return found
 
 
 def _simulated(result: Result) -> str:
-    text = "No device was measured: an analytic model made these latencies."
-    error = result.environment.details.get("simulator_error")
-    if not error:
-        return text
-    return (
-        f"{text} On curves of a real GPU that it was not fitted on it was {error['median_percent']:g} % off (median; "
-        f"{error['p90_percent']:g} % at the 90th percentile), and foresaw {error['cliffs_predicted']} of the "
-        f"{error['cliffs']} steps over 4 %; of other devices nothing of the kind is known. Measure before you deploy."
-    )
+    details = result.environment.details
+    known = details.get("simulator_error")
+    sentences = ["No device was measured: an analytic model made these latencies.", *details.get("assumed", [])]
+    sentences += [error.in_words(known), "Measure before you deploy."] if known else []
+    return " ".join(sentences)
 
 
 def _steadiness(result: Result) -> list[Callout]:

@@ -23,8 +23,8 @@ class Way:
     batch_size: int = 1
     launch: str = "graph"
     """'eager': a host launches each kernel; 'graph': a CUDA graph of them; 'tensorrt': fewer kernels, one launch."""
-    tf32: bool = True
-    """Whether fp32 products may run in TF32 where there is such a thing."""
+    tf32: bool = False
+    """Whether fp32 products may run in TF32 where there is such a thing; this package's engines never let them."""
 
     def __post_init__(self) -> None:
         if self.launch not in LAUNCHES:
@@ -64,23 +64,22 @@ def device_of(profile: Profile, way: Way, mode: PowerMode | None = None) -> Devi
     """The device of a profile, in a power mode (None: the one of its figures).
 
     Raises:
-        UserError: it has no such precision, or its architecture is not known to the model.
+        UserError: it has no such precision, its profile lacks a figure, or its architecture is not known to the model.
     """
-    figures = {name: figure.value for name, figure in profile.figures.items()}
     major = int((profile.compute_capability or "0").split(".")[0])
     if major not in ARCHITECTURES:
         known = ", ".join(f"{number}.x" for number in ARCHITECTURES)
         raise UserError(
             f"{profile.id}: compute capability {profile.compute_capability} can't be simulated; known: {known}"
         )
-    tera, size, tf32 = _products(profile, way, figures, major)
-    per_clock = 1e3 * tera / (figures["sm_count"] * figures["gpu_clock_ghz"])
+    tera, size, tf32 = _products(profile, way, major)
+    sm_count, clock_ghz = int(_figure(profile, "sm_count")), _figure(profile, "gpu_clock_ghz")
     return Device(
-        sm_count=mode.sm_count if mode and mode.sm_count else int(figures["sm_count"]),
-        clock_ghz=mode.gpu_clock_mhz / 1e3 if mode and mode.gpu_clock_mhz else figures["gpu_clock_ghz"],
-        memory_gb_per_s=mode.memory_gb_per_s if mode and mode.memory_gb_per_s else figures["memory_gb_per_s"],
-        l2_bytes=1024 * figures["l2_kib"],
-        product_flop_per_clock=per_clock,
+        sm_count=mode.sm_count if mode and mode.sm_count else sm_count,
+        clock_ghz=mode.gpu_clock_mhz / 1e3 if mode and mode.gpu_clock_mhz else clock_ghz,
+        memory_gb_per_s=mode.memory_gb_per_s if mode and mode.memory_gb_per_s else _figure(profile, "memory_gb_per_s"),
+        l2_bytes=1024 * _figure(profile, "l2_kib"),
+        product_flop_per_clock=1e3 * tera / (sm_count * clock_ghz),
         product_bytes=size,
         other_bytes=4 if way.precision == "fp32" else 2,
         wide_efficiency=tf32,
@@ -90,16 +89,25 @@ def device_of(profile: Profile, way: Way, mode: PowerMode | None = None) -> Devi
     )
 
 
-def _products(profile: Profile, way: Way, figures: dict[str, float], major: int) -> tuple[float, int, bool]:
+def _products(profile: Profile, way: Way, major: int) -> tuple[float, int, bool]:
     """Trillions of operations per second in products, bytes of an input's element, and whether it is TF32."""
     if way.precision not in profile.precisions:
         raise UserError(
             f"{profile.id} computes no {way.precision} natively: give --precision {' or '.join(profile.precisions)}"
         )
     if way.precision == "int8":
-        return figures["int8_dense_tops"], 1, False
+        return _figure(profile, "int8_dense_tops"), 1, False
     if way.precision in ("fp16", "bf16"):
-        return figures["fp16_dense_tflops"], 2, False
+        return _figure(profile, "fp16_dense_tflops"), 2, False
     if way.tf32 and major >= TF32:
-        return figures["fp16_dense_tflops"] / 2, 4, True
-    return figures["fp32_tflops"], 4, False
+        return _figure(profile, "fp16_dense_tflops") / 2, 4, True
+    return _figure(profile, "fp32_tflops"), 4, False
+
+
+def _figure(profile: Profile, name: str) -> float:
+    if name not in profile.figures:
+        raise UserError(
+            f"{profile.file}: figures.{name} is missing, and the simulator needs it; add it, such as "
+            f'{name} = [NUMBER, "R"]'
+        )
+    return profile.figures[name].value

@@ -16,6 +16,8 @@ Times = NDArray[np.float64]
 
 STEP_BYTES = 128
 """How deep one step of a product's inner loop reads each side of its tile."""
+ACCESS_BYTES = 16
+"""The most that a thread reads or writes at once, if it lies at a multiple of so many bytes."""
 
 
 def time_us(kernel: Kernel, device: Device, constants: Constants, weights_stay: bool) -> Times:
@@ -56,10 +58,15 @@ def _tile_clocks(
     size = device.product_bytes
     depth = STEP_BYTES // size
     multiply = 2 * tokens * channels * depth / (device.product_flop_per_clock * _efficiency(device, constants))
-    load = (tokens + channels) * depth * size / constants.load_bytes_per_clock
+    load = (tokens * _pieces(gemm.inner * size) + channels) * depth * size / constants.load_bytes_per_clock
     step = np.maximum(np.maximum(multiply, load), constants.step_clocks)
-    store = tokens * channels * size / constants.load_bytes_per_clock
+    store = tokens * channels * size * _pieces(gemm.columns * size) / constants.load_bytes_per_clock
     return _ceil(_ceil(gemm.inner, parts), depth) * step + store + constants.tile_clocks
+
+
+def _pieces(row_bytes: Counts) -> Counts:
+    """In how many accesses 16 bytes are read or written: one where a matrix's rows begin at multiples of them."""
+    return ACCESS_BYTES // np.gcd(row_bytes, ACCESS_BYTES)
 
 
 def _gemm_moving_us(gemm: Gemm, device: Device, constants: Constants, weights_stay: bool) -> Times:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from pomt_edge.errors import UserError
 from pomt_edge.profiles.profile import PowerMode, Profile
 from pomt_edge.simulator import kernels, processor, work
 from pomt_edge.simulator.constants import Constants, constants
-from pomt_edge.simulator.device import Way, device_of
+from pomt_edge.simulator.device import Device, Way, device_of
 from pomt_edge.simulator.geometry import Geometry, Reduction
 from pomt_edge.simulator.work import Gemm, Pass
 
@@ -42,9 +43,11 @@ class Simulator:
         self.geometry = geometry
         self.way = way
         self.reduction = reduction
+        self.mode = mode
         self._constants = assumed or constants()
-        self._device = None if profile.kind == "cpu" else device_of(profile, way, mode)
-        if self._device is None and way.precision not in profile.precisions:
+        self.device: Device | None = None if profile.kind == "cpu" else device_of(profile, way, mode)
+        """None: an ordinary processor."""
+        if self.device is None and way.precision not in profile.precisions:
             raise UserError(f"{profile.id} is simulated in {' or '.join(profile.precisions)} alone")
 
     def latency_ms(self, tokens: Sequence[int]) -> Times:
@@ -52,19 +55,25 @@ class Simulator:
         counts = np.asarray(tokens, dtype=np.int64)
         if counts.size and (counts.min() < 1 or counts.max() > self.geometry.tokens):
             raise UserError(f"tokens {list(tokens)}: the model has 1 to {self.geometry.tokens}")
-        times = self.kernels_us(counts)
-        on_device = np.sum([time for _, time in times], axis=0) / 1e3
-        if self._device is None or self.way.launch != "eager":
-            return on_device
-        # The host runs ahead of the device or the device waits for it: the slower of the two sets the pace.
-        launching = self._constants.host_us_jetson if self._device.jetson else self._constants.host_us_pc
-        return np.maximum(on_device, len(times) * launching / 1e3)
+        latency = np.empty(len(counts))
+        for which, blocks in work.alike(self.geometry, self.reduction, counts):
+            kernels = self.kernels_us(counts[which], dataclasses.replace(self.reduction, blocks=blocks))
+            latency[which] = self._together_ms([time for _, time in kernels])
+        return latency
 
-    def kernels_us(self, counts: NDArray[np.int64]) -> list[tuple[str, Times]]:
-        """Each kernel's name and microseconds [T], in order."""
+    def _together_ms(self, kernels_us: Sequence[Times]) -> Times:
+        on_device = np.sum(kernels_us, axis=0) / 1e3
+        if self.device is None or self.way.launch != "eager":
+            return np.asarray(on_device)
+        # The host runs ahead of the device or the device waits for it: the slower of the two sets the pace.
+        launching = self._constants.host_us_jetson if self.device.jetson else self._constants.host_us_pc
+        return np.maximum(on_device, len(kernels_us) * launching / 1e3)
+
+    def kernels_us(self, counts: NDArray[np.int64], reduction: Reduction) -> list[tuple[str, Times]]:
+        """Each kernel's name and microseconds [T], in order, of counts that make the same kernels (`work.alike`)."""
         known: dict[bytes, Times] = {}
         found = []
-        for kernel in work.forward(self.geometry, self.reduction, self.way.batch_size, counts):
+        for kernel in work.forward(self.geometry, reduction, self.way.batch_size, counts):
             if self.way.launch == "tensorrt":
                 if isinstance(kernel, Pass) and kernel.foldable:
                     continue
@@ -81,7 +90,7 @@ class Simulator:
         geometry, batch = self.geometry, self.way.batch_size
         size = {"fp32": 4, "int8": 1}.get(self.way.precision, 2)
         alive = batch * self._most_in_a_block(tokens) * (2 * geometry.embed_dim + geometry.mlp_dim)
-        if self.reduction.explicit_attention:
+        if self.reduction.explicit_attention and tokens < geometry.tokens:
             alive += 2 * batch * geometry.heads * geometry.tokens**2
         return (geometry.parameters * size + alive * max(size, 2)) / 2**20
 
@@ -89,10 +98,10 @@ class Simulator:
         return self.geometry.tokens if self.reduction.blocks else tokens
 
     def _time_us(self, kernel: work.Kernel) -> Times:
-        if self._device is None:
+        if self.device is None:
             return processor.time_us(kernel)
-        weights_stay = self.geometry.parameters * self._device.product_bytes <= self._device.l2_bytes
-        return kernels.time_us(kernel, self._device, self._constants, weights_stay)
+        weights_stay = self.geometry.parameters * self.device.product_bytes <= self.device.l2_bytes
+        return kernels.time_us(kernel, self.device, self._constants, weights_stay)
 
 
 def _as_product(convolution: Gemm) -> Gemm:

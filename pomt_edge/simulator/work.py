@@ -62,8 +62,21 @@ class Sort:
 Kernel = Gemm | FusedAttention | Pass | Sort
 
 
+def alike(
+    geometry: Geometry, reduction: Reduction, tokens: Counts
+) -> Iterator[tuple[NDArray[np.bool_], tuple[int, ...]]]:
+    """Which of the token counts, [T], make the same kernels, and the blocks that reduce there.
+
+    A block that removes nothing is left as it is: where there are more blocks than tokens to remove, the last ones.
+    """
+    blocks = tuple(sorted(reduction.blocks))
+    reducing = np.minimum(geometry.tokens - tokens, max(len(blocks), 1))
+    for number in np.unique(reducing):
+        yield reducing == number, blocks[:number]
+
+
 def forward(geometry: Geometry, reduction: Reduction, batch: int, tokens: Counts) -> Iterator[Kernel]:
-    """All kernels in order, for each of the token counts that are left at the end, [T]."""
+    """All kernels in order, for each of the token counts that are left at the end, [T]; they have to be `alike`."""
     full = np.full_like(tokens, geometry.tokens)
     wide, patches = geometry.embed_dim, np.full_like(tokens, batch * geometry.patches)
     pixels = geometry.image_channels * geometry.patch_px**2
@@ -72,7 +85,7 @@ def forward(geometry: Geometry, reduction: Reduction, batch: int, tokens: Counts
     yield Pass("class token", 2 * batch * full * wide, foldable=False)
     yield Pass("position", 2 * batch * full * wide)
     count = full if reduction.blocks else tokens
-    if not reduction.blocks:
+    if not reduction.blocks and (tokens < full).any():
         yield Pass("slice", 2 * batch * tokens * wide, foldable=False)
     merged = False
     for block in range(geometry.depth):

@@ -13,7 +13,8 @@ from pomt_edge.measure.clocks import NOT_LOCKED, ClockState, check_required
 from pomt_edge.measure.progress import Progress
 from pomt_edge.records import SIMULATED, Environment
 from pomt_edge.simulator import Noise, Simulator
-from pomt_edge.simulator.error import published_error
+from pomt_edge.simulator.asked import assumptions
+from pomt_edge.simulator.error import totals
 from pomt_edge.simulator.noise import STANDARD, NoisyClock
 from pomt_edge.targets import _elsewhere
 
@@ -27,10 +28,8 @@ class SimulatedTarget:
     origin = SIMULATED
     warms_up = True
 
-    def __init__(self, simulator: Simulator, noise: Noise = STANDARD, mode: str | None = None) -> None:
-        """`mode`: the power mode's name, for the record."""
+    def __init__(self, simulator: Simulator, noise: Noise = STANDARD) -> None:
         self.simulator = simulator
-        self._mode = mode
         self.noise = noise
         self._clock = NoisyClock(noise)
 
@@ -66,7 +65,9 @@ class SimulatedTarget:
     @contextlib.contextmanager
     def held(self, lock: bool, required: bool, tell: Callable[[str], None]) -> Iterator[ClockState]:
         problem = self.clock_problem
-        state = ClockState(NOT_LOCKED, problem) if problem else ClockState(SIMULATED, seen={"power_mode": self._mode})
+        state = (
+            ClockState(NOT_LOCKED, problem) if problem else ClockState(SIMULATED, seen={"power_mode": self.power_mode})
+        )
         if problem:
             check_required(state, required)
         yield state
@@ -78,14 +79,33 @@ class SimulatedTarget:
     def device_name(self) -> str:
         return f"{self.simulator.profile.name} (simulated)"
 
+    @property
+    def power_mode(self) -> str | None:
+        """None: a device without modes."""
+        mode = self.simulator.mode
+        return mode.name if mode else self.simulator.profile.figures_in
+
     def environment(self, setting: Setting, engine: str) -> Environment:
         details = {
             "profile": self.simulator.profile.id,
-            "power_mode": self._mode,
+            "power_mode": self.power_mode,
+            **self._hardware(),
             "noise": {name: value for name, value in vars(self.noise).items() if value},
-            "simulator_error": published_error()["check"],
+            "simulator_error": totals(),
         }
         return _elsewhere.environment(setting, engine, self.device_name, SIMULATED, "simulated", details)
+
+    def _hardware(self) -> dict[str, object]:
+        device = self.simulator.device
+        if device is None:
+            return {}
+        assumed = assumptions(self.simulator.profile, self.simulator.mode)
+        return {
+            "sm_count": device.sm_count,
+            "gpu_clock_mhz": round(1e3 * device.clock_ghz),
+            "memory_gb_per_s": device.memory_gb_per_s,
+            **({"assumed": list(assumed)} if assumed else {}),
+        }
 
     def close(self, finished: bool = False) -> None:
         """There is nothing to let go of."""

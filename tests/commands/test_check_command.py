@@ -13,7 +13,7 @@ import pytest
 from pomt_edge import cli
 from pomt_edge.choose import standing
 from pomt_edge.records import LatencyCurve, LatencyPoint, Plan
-from pomt_edge.targets import recorded
+from pomt_edge.targets import recordings
 
 ROOT = Path(__file__).parents[2]
 TX2 = "sim:jetson_tx2"
@@ -51,7 +51,9 @@ def test_an_unchanged_model_holds_and_is_marked_simulated(plan: Path, capsys: py
     own = Plan.load(plan)
     assert code == 0 and not err
     first, second = out.splitlines()
-    assert first.startswith(f"HOLDS on {TX2} (simulated; deit_tiny_patch16_224, batch 4, trt fp32): {own.tokens_out} ")
+    assert first.startswith(
+        f"HOLDS on {TX2} (simulated; deit_tiny_patch16_224, batch 4, trt fp32, MAXN): {own.tokens_out} "
+    )
     assert re.search(rf"on the tread {own.tokens_out} to \d+; .* ms, .*x the speed of all 197 \(promised: ", first)
     assert second.startswith("Simulated: no device was measured") and "steps" in second
     assert check(capsys, "--plan", plan, "--device", TX2)[:2] == (code, out)
@@ -64,6 +66,27 @@ def test_a_wider_model_with_the_same_steps_holds(plan: Path, capsys: pytest.Capt
     assert (found["model"], found["plan_model"]) == ("deit_small_patch16_224", "deit_tiny_patch16_224")
     assert found["origin"] == "simulated" and found["tread"][0] == found["tokens"] == found["tread_before"][0]
     assert found["speedup"] == pytest.approx(found["baseline_ms"] / found["ms"])
+
+
+def test_a_plan_is_checked_in_its_own_power_mode_and_promises_nothing_for_another(
+    plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Plan.load(plan).power_mode == "MAXN" and "in MAXN" in (plan / "report.html").read_text()
+    found = json.loads(check(capsys, "--plan", plan, "--profile", TX2, "--json")[1])
+    assert (found["power_mode"], found["plan_power_mode"]) == ("MAXN", "MAXN") and found["promised_speedup"]
+    slow = changed(plan, tmp_path / "slow.json", power_mode="maxq")
+    found = json.loads(check(capsys, "--plan", slow, "--profile", TX2, "--json")[1])
+    assert found["power_mode"] == "MAXQ" and found["promised_speedup"] and found["ms"] > Plan.load(plan).predicted_ms
+    for own, words, said in (
+        (slow, ["--power-mode", "MAXN"], "The plan was made in maxq, and this is MAXN: its speedup is not compared."),
+        (changed(plan, tmp_path / "old.json", power_mode=None), [], "The plan does not say in which power mode it was"),
+        (changed(plan, tmp_path / "board.json", power_mode="30W"), [], "was made in 30W, and this is MAXN"),
+    ):
+        found = json.loads(check(capsys, "--plan", own, "--profile", TX2, *words, "--json")[1])
+        assert found["power_mode"] == "MAXN" and found["promised_speedup"] is None
+        assert any(said in note for note in found["notes"]), found["notes"]
+    impossible = changed(slow, tmp_path / "impossible.json", speedup=50.0)
+    assert "--power-mode MAXQ" in check(capsys, "--plan", impossible, "--profile", TX2)[1].splitlines()[-1]
 
 
 def test_a_lost_speedup_fails_with_the_count_and_the_command_to_type(
@@ -110,13 +133,14 @@ def test_a_plan_of_another_number_of_tokens_or_blocks_fails(plan: Path, capsys: 
 def test_a_recorded_device_is_judged_by_its_real_steps(
     plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = {"model": "deit_small_patch16_224", "engine": "torch", "device": "cuda:0"}
+    model = {"model": "deit_small_patch16_224", "engine": "trt", "device": "cuda:0"}
     head = changed(moved_to(plan, tmp_path / "head.json", 192), tmp_path / "head.json", **model)
     code, out, _ = check(capsys, "--plan", head, "--profile", "recorded:h200")
     assert code == 0 and "HOLDS on recorded:h200 (recorded;" in out and "192 tokens lie on the tread 192 to" in out
     assert "Recorded: the latencies were measured before" in out and "imulated" not in out
+    assert "batch 4, torch fp32)" in out and "Recorded with torch, the plan is for trt" in out and "in TF32" in out
     found = json.loads(check(capsys, "--plan", head, "--profile", "recorded:h200", "--json")[1])
-    kept = recorded.load("h200").curve("deit_small_patch16_224", 4, "fp32")
+    kept = recordings.load("h200").curve("deit_small_patch16_224", 4, "fp32")
     assert (found["ms"], found["baseline_ms"]) == (kept.spread_ms[192][1], kept.spread_ms[197][1])
     before = moved_to(head, tmp_path / "before.json", 170)
     code, out, _ = check(capsys, "--plan", before, "--profile", "recorded:h200")
@@ -136,6 +160,8 @@ def test_a_recorded_device_is_judged_by_its_real_steps(
         (["--plan", "PLAN", "--profile", TX2, "--tolerance", "0"], "--tolerance 0: expected percent above 0"),
         (["--plan", "PLAN", "--profile", TX2, "--model", "deit_tini"], "deit_tiny"),
         (["--plan", "PLAN", "--profile", TX2, "--weights", "none"], "--weights none: no such file"),
+        (["--plan", "PLAN", "--profile", TX2, "--power-mode", "90W"], "--power-mode 90W: Jetson TX2 has MAXN, MAXQ"),
+        (["--plan", "PLAN", "--profile", "recorded:h200", "--power-mode", "MAXN"], "can't be changed in a recording"),
     ],
 )
 def test_what_is_wrong_is_one_line(plan: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,22 @@ def test_what_cannot_be_told_does_not_fail_and_says_what_would_help(
     assert code == 0 and "\nAMBIGUOUS: " in out and "--point-seconds" in out
 
 
+def test_what_was_not_measured_is_said_of_each_side(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, origin in (("before", "simulated"), ("again", "recorded"), ("fp16", "simulated")):
+        result = Result.load(runs / name / "result.json")
+        here = dataclasses.replace(result.environment, origin=origin)
+        folder(tmp_path / name, dataclasses.replace(result, environment=here))
+    _, out, _ = compare(capsys, tmp_path / "before", tmp_path / "again", "--force")
+    assert "before is simulated: no device was measured." in out and "again was replayed from a recording." in out
+    code, out, _ = compare(capsys, tmp_path / "before", tmp_path / "fp16", "--json")
+    found = json.loads(out)
+    assert code == 1 and (found["a_origin"], found["b_origin"]) == ("simulated", "simulated")
+    assert found["verdict"] == "INCOMPARABLE" and "before is simulated: no device was measured." in found["notes"]
+    assert "imulated" not in compare(capsys, runs / "before", runs / "again")[1]
+
+
 def test_incomparable_runs_fail_with_the_field_unless_forced(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = compare(capsys, runs / "before", runs / "fp16")
     assert code == 1 and "INCOMPARABLE: precision is fp32 in A, fp16 in B." in out and "--force" in out

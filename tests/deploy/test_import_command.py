@@ -223,6 +223,15 @@ def test_no_promise_for_what_was_not_predicted(measured_with: dict[str, object],
     assert sentence.startswith("predicted 1.70x for trt fp16 batch 1 on cuda:0; measured 1.52x (1.50 to 1.54)")
 
 
+@pytest.mark.parametrize("origin", ["simulated", "recorded"])
+def test_a_plan_that_was_not_measured_is_called_so_whatever_else_differs(origin: str) -> None:
+    plan = bundles.plan(origin=origin, device="sim:jetson_tx2")
+    on = {"engine": "trt", "precision": "fp16", "batch_size": 1, "device": "a board"}
+    for measured_with in (on, on | {"device": plan.device}, on | {"precision": "int8"}):
+        word, sentence = promise(plan, benchmark(1.5, 1.52, 1.54), measured_with)
+        assert word == "none" and f"the 1.70x were {origin} (sim:jetson_tx2): no promise to hold" in sentence
+
+
 def test_no_promise_where_the_tokens_were_given_by_hand() -> None:
     plan = bundles.plan(predicted_ms=0.0, speedup=1.0)
     word, sentence = promise(plan, benchmark(1.5, 1.52, 1.54), {})

@@ -226,3 +226,11 @@ def test_a_count_of_the_papers_probe_is_not_said_to_be_removed_in_a_block() -> N
         Fleet((ran("server", "recorded:h200", probe), ran("tx2", "sim:jetson_tx2", samples.staircase())))
     )
     assert "probe: dropped at the input" in page and page.count("remove in block") == 1
+
+
+def test_the_verdict_leaves_the_papers_probe_out() -> None:
+    probe = ran("server", "recorded:h200", of(samples.staircase(), RECORDED, removed=5, probe="input"))
+    said = fleet.verdict(Fleet((probe, ran("tx2", "sim:jetson_tx2", samples.staircase())))).sentence
+    assert said.startswith("Remove R=69 of 197 tokens on tx2:")
+    assert said.endswith("the paper's probe alone, no plan to deploy, on server.")
+    assert fleet.verdict(Fleet((probe,))).sentence.startswith("No device has a plan that prunes: the paper's probe")

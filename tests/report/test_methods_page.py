@@ -15,8 +15,10 @@ import pytest
 import samples
 from test_page import DESKTOP, PHONE, luminance
 
+from pomt_edge import console
 from pomt_edge.records import AccuracyCurve, AccuracyPoint, Contest, Cost, LatencyCurve, Result
 from pomt_edge.report import methods, methods_chart, page, pareto
+from pomt_edge.simulator.error import totals
 
 NAMES = ("l2_norm", "pitome", "pomt", "pomt:score=cls", "random", "tome", "topk")
 COSTS = (Cost(4.6, 22_000_000, 12.3, (197,) * 12), Cost(3.2, 22_000_000, 11.3, (128,) * 12))
@@ -53,6 +55,22 @@ def drawn(name: str, curve: Curve, *, reach: float = 0.01, images: float = 2.0, 
     result = named(samples.staircase(), name, **plan)
     accuracy = AccuracyCurve("accuracy", tuple(qualities))
     return dataclasses.replace(result, curve=LatencyCurve(tuple(latencies)), accuracy=accuracy)
+
+
+def test_the_terminal_says_of_a_simulated_contest_that_nothing_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = drawn("tome", {128: (1.4, 89.0)})
+    contest = Contest((measured,), "tome", "tome is the fastest within the limits")
+    console.print_contest(contest, tmp_path, to_stderr=False)
+    assert "imulated" not in capsys.readouterr().out
+    details = {"simulator_error": totals(), "assumed": ["The clock is a guess."]}
+    here = dataclasses.replace(measured.environment, origin="simulated", details=details)
+    simulated = dataclasses.replace(measured, environment=here)
+    console.print_contest(dataclasses.replace(contest, results=(simulated,)), tmp_path, to_stderr=False)
+    out = capsys.readouterr().out
+    assert "Simulated: No device was measured: an analytic model made these latencies. The clock is a guess." in out
+    assert "too fast in" in out and "Measure before you deploy." in out
 
 
 def without_accuracy(contest: Contest) -> Contest:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pomt_edge import profiles
+from pomt_edge.engines import Setting
 from pomt_edge.errors import UserError
 from pomt_edge.machine import counters
 from pomt_edge.measure.journal import Journal
@@ -70,3 +71,17 @@ def test_a_count_that_the_model_does_not_have_is_refused() -> None:
         target().time_ms(198, 1)
     with pytest.raises(UserError, match="1 to 197"):
         target().time_ms(0, 1)
+
+
+def test_the_environment_tells_the_mode_its_processors_and_what_is_only_assumed_of_it() -> None:
+    orin = profiles.load("jetson_agx_orin_64g")
+    setting = Setting("sim:jetson_agx_orin_64g", "fp32", 4, 224)
+    of = {
+        mode: SimulatedTarget(Simulator(orin, SMALL, Way("fp32", 4), mode=orin.mode(mode) if mode else None))
+        for mode in (None, "15W")
+    }
+    whole, few = (target.environment(setting, "trt") for target in of.values())
+    keys = ("power_mode", "sm_count", "gpu_clock_mhz", "memory_gb_per_s")
+    assert [whole.details[key] for key in keys] == ["MAXN", 16, 1300, 204.8] and "assumed" not in whole.details
+    assert [few.details[key] for key in keys] == ["15W", 6, 408, 204.8] and few.power_mode == "15W"
+    assert few.details["assumed"] == ["The memory bandwidth in 15W is not known: that of MAXN is taken, 204.8 GB/s."]
