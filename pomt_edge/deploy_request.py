@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from pomt_edge import catalogue, checks, demo
-from pomt_edge.engines import ENGINES, PRECISIONS
+from pomt_edge import catalogue, checks, demo, engines
+from pomt_edge.engines import PRECISIONS
 from pomt_edge.errors import UserError
 from pomt_edge.export.target import TARGETS
 from pomt_edge.records import Plan, RecordError
@@ -77,7 +77,7 @@ class DeployRequest:
         checks.in_range("--interval", self.interval_percent, 0.01, 100.0)
         checks.one_of("--precision", self.precision, PRECISIONS)
         checks.one_of("--target", self.target, list(TARGETS))
-        checks.one_of("--engine", self.engine, [*catalogue.names(ENGINES), ONNX])
+        checks.one_of("--engine", self.engine, [*engines.names(), ONNX])
         checks.a_file("--weights", self.weights, "safetensors or a torch checkpoint")
         checks.a_folder("--data", self.data, "a folder of images")
         checks.a_folder("--serve-check", self.serve_check, "a folder of images")
@@ -111,7 +111,7 @@ class DeployRequest:
             raise UserError("--removed needs --model as well; without it the newest plan is deployed")
         if self.method is not None:
             catalogue.check(self.method.partition(":")[0], catalogue.names(METHODS), "method")
-        if self.workspace_mib is not None and self.engine not in (None, "trt", "trt_rtx", "onnxruntime"):
+        if self.workspace_mib is not None and self.engine not in (None, "trt", "trt-rtx", "onnxruntime"):
             raise UserError(f"--workspace is TensorRT's; leave it out with --engine {self.engine}")
 
     def further_counts(self) -> tuple[int, ...]:

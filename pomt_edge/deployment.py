@@ -5,17 +5,16 @@ from __future__ import annotations
 import datetime
 import tempfile
 from pathlib import Path
-from typing import cast
 
 import torch
 
-from pomt_edge import catalogue
+from pomt_edge import engines
 from pomt_edge.deploy import bundle, serve
 from pomt_edge.deploy.promise import promise
 from pomt_edge.deploy_request import DEPLOYMENT, ONNX, DeployRequest, find_plan, with_plan
 from pomt_edge.deploy_steps import Steps, Work
 from pomt_edge.deploy_subject import check_weights, subject_of
-from pomt_edge.engines import ENGINES, Engine, Setting
+from pomt_edge.engines import Engine, Setting
 from pomt_edge.errors import Interrupted, Unavailable, UserError
 from pomt_edge.export import target as targets
 from pomt_edge.export.target import Target
@@ -67,7 +66,7 @@ def run(request: DeployRequest, progress: Progress) -> tuple[Deployment, Path]:
 def _settle(request: DeployRequest, plan: Plan | None, file: Path | None, progress: Progress) -> Work:
     """From the cheapest check to the dearest; nothing is written yet."""
     name = request.engine or "torch"
-    engine = None if name == ONNX else cast(Engine, catalogue.load(ENGINES, name, "engine"))
+    engine = None if name == ONNX else engines.load(name)
     check_writable(request.out)
     if request.bundle is not None:
         bundle.check_folder(request.bundle)

@@ -116,7 +116,7 @@ class FleetDevice:
             field = OPTIONS[name].field
             changes[field.removeprefix("not ")] = not value if field.startswith("not ") else value
         if "engine" in changes:
-            changes["engine"] = changes["engine"].replace("-", "_")
+            changes["engine"] = changes["engine"].replace("_", "-")
         try:
             if "engine" not in self.own and not engine_typed:
                 changes["engine"] = default_engine(self.device)

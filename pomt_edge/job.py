@@ -17,8 +17,8 @@ import timm
 import torch
 from torch import nn
 
-from pomt_edge import __version__, catalogue
-from pomt_edge.engines import ENGINES, Engine, Setting
+from pomt_edge import __version__, engines
+from pomt_edge.engines import Engine, Setting
 from pomt_edge.errors import Unfit, UserError
 from pomt_edge.export.pipeline import CALIBRATION_IMAGES
 from pomt_edge.machine.system import System
@@ -115,7 +115,7 @@ def prepare(request: Request, progress: Progress) -> Job:
         UserError: anything the user can mend; nothing has been written then.
     """
     # What is measured elsewhere is built here by torch, for its accuracy.
-    engine = cast(Engine, catalogue.load(ENGINES, "torch" if request.is_elsewhere else request.engine, "engine"))
+    engine = engines.load("torch" if request.is_elsewhere else request.engine)
     setting = _here(request) if request.is_elsewhere else _setting(request, engine)
     check_writable(request.out)
     if request.threads:

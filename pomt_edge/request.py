@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pomt_edge import catalogue, checks, demo, profiles
+from pomt_edge import catalogue, checks, demo, engines, profiles
 from pomt_edge.choose.plan import Limits
-from pomt_edge.engines import ENGINES, PRECISIONS
+from pomt_edge.engines import PRECISIONS
 from pomt_edge.errors import UserError
 from pomt_edge.reduce import METHODS
 from pomt_edge.simulator import asked, noise
@@ -206,7 +206,7 @@ class Request:
         checks.in_range("--seed", self.seed, 0, 2**63 - 1)
 
     def _check_words(self) -> None:
-        catalogue.check(self.engine, catalogue.names(ENGINES), "engine")
+        catalogue.check(self.engine, engines.names(), "engine")
         catalogue.check(self.method.partition(":")[0], [*catalogue.names(METHODS), ALL], "method")
         checks.one_of("--precision", self.precision, PRECISIONS)
         checks.one_of("--provider", self.provider, PROVIDERS)
@@ -239,7 +239,7 @@ class Request:
         if self.is_elsewhere:
             self._check_elsewhere(kind)
         if kind == "sim":
-            noise.parse(self.noise or "none")
+            noise.parse("none" if self.noise is None else self.noise)
             asked.check(profiles.load(rest), **self.simulated, power_mode=self.power_mode)
 
     def _check_elsewhere(self, kind: str) -> None:

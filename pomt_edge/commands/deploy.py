@@ -136,7 +136,7 @@ def deploy(
         image_px=image_size,
         weights=weights,
         random_weights=random_weights,
-        engine=engine.replace("-", "_") if engine else None,
+        engine=engine.replace("_", "-") if engine else None,
         device=device,
         provider=provider,
         compile=compile_it,

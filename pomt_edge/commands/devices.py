@@ -18,6 +18,8 @@ from pomt_edge.commands.common import USAGE_ERROR, fail, path
 from pomt_edge.errors import UserError
 from pomt_edge.machine.system import System
 from pomt_edge.profiles import EVIDENCE, FIGURES, Figure, PowerMode, Profile
+from pomt_edge.targets import recordings
+from pomt_edge.targets.recordings import Recording
 
 devices = typer.Typer(
     help="List the devices that are known; show NAME tells all of one.",
@@ -65,7 +67,9 @@ def list_devices(
 @devices.command()
 def show(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As in the list, such as jetson_orin_nano.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As in the list, such as jetson_orin_nano, or recorded:h200.")
+    ],
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> int:
@@ -73,11 +77,29 @@ def show(
     before = context.obj or (False, None)
     folder = folder or before[1]
     _check_folders(folder)
-    profile = profiles.load(name, folder)
+    kind, _, rest = name.rpartition(":")
+    if kind == "recorded":
+        return _show_recording(recordings.load(rest), as_json or before[0])
+    profile = profiles.load(rest if kind == "sim" else name, folder)
     if as_json or before[0]:
         print(json.dumps(_plain(profile), indent=2))
     else:
         _print_profile(profile)
+    return 0
+
+
+def _show_recording(recording: Recording, as_json: bool) -> int:
+    if as_json:
+        names = ("model", "batch_size", "precision", "products", "engine", "reduction", "tokens")
+        curves = [{name: getattr(curve, name) for name in names} for curve in recording.curves]
+        facts = {name: getattr(recording, name) for name in ("name", "device", "software", "method")}
+        print(json.dumps(facts | {"curves": curves}, indent=2))
+        return 0
+    console = Console(highlight=False, markup=False)
+    _say(console, f"recorded:{recording.name}: {recording.device}, {recording.software}")
+    _say(console, recording.method)
+    for curve in recording.curves:
+        _copy(console, f"  {curve.title}: {curve.engine}, {curve.counts} tokens, {curve.reduction}")
     return 0
 
 
@@ -116,6 +138,8 @@ def _print_list(known: Sequence[Profile], here: Profile | None) -> None:
             _copy(console, f"your own: {profile.id} ({profile.file})")
     _copy(console, f"All others come with the package; your own go into {profiles.own_folder()}")
     _say(console, "Nothing here was measured. pomt-edge devices show NAME tells where each figure comes from.")
+    known_too = ", ".join(f"recorded:{name}" for name in recordings.recordings())
+    _say(console, f"Real measurements to replay: {known_too}; show tells of which models.")
 
 
 def _print_profile(profile: Profile) -> None:

@@ -176,7 +176,7 @@ def offline_compute(
         crop_pct=crop_pct,
         interpolation=interpolation,
         device=device,
-        engine=engine.replace("-", "_") if engine else default_engine(device),
+        engine=engine.replace("_", "-") if engine else default_engine(device),
         noise=noise,
         precision=precision,
         compile=compiled,

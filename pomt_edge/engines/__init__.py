@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+
+from pomt_edge import catalogue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,3 +149,18 @@ class Engine(Protocol):
         Raises:
             UserError: the device or the precision is not to be had here.
         """
+
+
+def names() -> list[str]:
+    """The engines as a user types them, such as 'trt-rtx'."""
+    return [name.replace("_", "-") for name in catalogue.names(ENGINES)]
+
+
+def load(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UserError: no such engine; the message lists the known ones, the nearest first.
+    """
+    catalogue.check(name, names(), "engine")
+    return cast(Engine, catalogue.load(ENGINES, name.replace("-", "_"), "engine"))

@@ -46,12 +46,14 @@ class Noise:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
-            if not math.isfinite(value) or value < 0:
-                raise UserError(f"--noise {spec.name}={value}: expected 0 or more")
-        if self.outliers > 1:
-            raise UserError(f"--noise outliers={self.outliers:g}: expected a share of the samples, 0 to 1")
+            most = MOST.get(spec.name, math.inf)
+            if not (0 <= value <= most and math.isfinite(value)):
+                limits = "0 or more" if math.isinf(most) else f"0 to {most:g}; 0.01 is one percent"
+                raise UserError(f"--noise {spec.name}={value:g}: expected {limits}")
 
 
+MOST = {"white": 0.5, "outliers": 1.0, "warm_up": 10.0, "drift": 10.0, "throttling": 10.0, "stuck_clock": 10.0}
+"""Shares beyond which nothing is a device any more."""
 NONE = Noise(white=0.0)
 STANDARD = Noise()
 WHEN_NAMED = {
@@ -80,6 +82,8 @@ def parse(text: str) -> Noise:
         name, equals, value = (word.strip() for word in part.partition("="))
         if name not in known:
             raise UserError(f"--noise {text}: unknown part '{name}'; known: {', '.join(known)}, or none alone")
+        if name in found:
+            raise UserError(f"--noise {text}: names {name} twice; expected each part once")
         found[name] = _value(text, name, value if equals else None)
     return Noise(**found)
 

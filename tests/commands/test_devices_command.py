@@ -152,6 +152,18 @@ def test_the_json_of_one_says_which_modes_move_the_steps(capsys: pytest.CaptureF
     assert "7W (4 SMs)" in found["differs_by_mode"]
 
 
+def test_a_device_is_shown_as_it_is_typed_elsewhere_and_so_is_a_recording(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_any(["devices", "show", "sim:jetson_tx2"]) == 0
+    assert capsys.readouterr().out.startswith("jetson_tx2: ")
+    assert run_any(["devices"]) == 0 and "recorded:h200" in capsys.readouterr().out
+    assert run_any(["devices", "show", "recorded:h200"]) == 0
+    shown = capsys.readouterr().out
+    assert "  deit_small_patch16_224, batch 4, fp32 (TF32): torch, 197 to 2 tokens" in shown
+    assert run_any(["devices", "show", "recorded:h200", "--json"]) == 0
+    (first, *_) = json.loads(capsys.readouterr().out)["curves"]
+    assert (first["model"], first["batch_size"], first["tokens"][0]) == ("deit_small_patch16_224", 4, 197)
+
+
 def test_errors_say_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = tmp_path / "none"
     for words, message in [

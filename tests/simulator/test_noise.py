@@ -79,9 +79,12 @@ def test_the_option_is_read_and_a_wrong_one_is_one_line() -> None:
         ("whit=0.1", "unknown part 'whit'; known: white, outliers"),
         ("white=much", "white=much; expected a number"),
         ("seed", "expected a whole number"),
-        ("white=-1", "expected 0 or more"),
-        ("drift=nan", "expected 0 or more"),
+        ("white=-1", "expected 0 to 0.5"),
+        ("drift=nan", "expected 0 to 0.5"),
         ("outliers=2", "0 to 1"),
+        ("white=99", "0 to 0.5"),
+        ("drift=0.1,drift=0.2", "names drift twice"),
+        ("", "unknown part"),
         ("none,white=0.1", "unknown part 'none'"),
     ]:
         with pytest.raises(UserError, match=message):
