@@ -80,7 +80,7 @@ def test_the_option_is_read_and_a_wrong_one_is_one_line() -> None:
         ("white=much", "white=much; expected a number"),
         ("seed", "expected a whole number"),
         ("white=-1", "expected 0 to 0.5"),
-        ("drift=nan", "expected 0 to 0.5"),
+        ("drift=nan", "expected 0 to 10"),
         ("outliers=2", "0 to 1"),
         ("white=99", "0 to 0.5"),
         ("drift=0.1,drift=0.2", "names drift twice"),
