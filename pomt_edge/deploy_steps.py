@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pomt_edge.export.target import Target
 from pomt_edge.job import graphs_wanted, with_graphs
 from pomt_edge.machine.system import System
 from pomt_edge.measure import environment
+from pomt_edge.measure.clocks import NoLoad
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.timing import StopRule
@@ -102,6 +104,10 @@ class Found:
     @property
     def failed(self) -> bool:
         return not all(parity.passed for parity in self.parities)
+
+
+def _no_session(tokens: int) -> Session:
+    raise NoLoad("nothing is built yet")
 
 
 class Steps:
@@ -213,21 +219,41 @@ class Steps:
         if engine.TAKES == "module":
             sources = dict(prepared)
         self._progress.stage(f"building for {self.work.engine_name}", len(sources))
-        sessions = {}
-        for name, source in sources.items():
-            try:
-                made = building.make(name, engine, source, self._setting, self._options(name), self.work.request.builds)
-            except building.BuiltOnly as here:
-                self.missing = str(here)
-                self.found.builds += here.builds
-            else:
-                sessions[name] = made.session
-                self.found.builds += made.builds
-            for path in (self.work.folder / f"{name}.engine", self.work.folder / f"{name}.build.log"):
-                if path.exists():
-                    self._list(path)
-            self._progress.advance(name)
+        sessions: dict[str, Session] = {}
+        with self._clocks_held(engine):
+            for name, source in sources.items():
+                made = self._made(name, engine, source)
+                sessions |= {name: made} if made else {}
+                self._progress.advance(name)
         return {} if self.missing else sessions
+
+    def _made(self, name: str, engine: Engine, source: nn.Module | Path) -> Session | None:
+        """A variant's session; None where it can be built here and not run."""
+        session = None
+        try:
+            made = building.make(name, engine, source, self._setting, self._options(name), self.work.request.builds)
+        except building.BuiltOnly as here:
+            self.missing = str(here)
+            self.found.builds += here.builds
+        else:
+            session = made.session
+            self.found.builds += made.builds
+        for path in (self.work.folder / f"{name}.engine", self.work.folder / f"{name}.build.log"):
+            if path.exists():
+                self._list(path)
+        return session
+
+    def _clocks_held(self, engine: Engine) -> contextlib.AbstractContextManager[object]:
+        """TensorRT chooses kernels by their speed at the clocks of then; they are verified when it is measured."""
+        if not self.work.request.lock or engine.TAKES != "onnx":
+            return contextlib.nullcontext()
+        target = self._target(engine, _no_session, self.work.subject.plan.tokens_in)
+        return target.held(lock=True, required=False, tell=self._progress.note)
+
+    def _target(self, engine: Engine, session: Callable[[int], Session], most_tokens: int) -> LocalTarget:
+        request, device = self.work.request, self._setting.device
+        wishes = ClockWishes(request.power_mode, request.gpu_clock_mhz)
+        return LocalTarget(session, device, most_tokens, wishes, System(request.sysroot), engine.gpu_uuid(device))
 
     def _options(self, name: str, folder: Path | None = None) -> BuildOptions:
         workspace = self.work.request.workspace_mib
@@ -264,14 +290,7 @@ class Steps:
         plan, request, setting = self.work.subject.plan, self.work.request, self._setting
         counts = tuple(dict.fromkeys((plan.tokens_in, plan.tokens_out)))
         by_count = dict(zip(counts, sessions.values(), strict=True))
-        target = LocalTarget(
-            by_count.__getitem__,
-            setting.device,
-            counts[0],
-            ClockWishes(request.power_mode, request.gpu_clock_mhz),
-            System(request.sysroot),
-            engine.gpu_uuid(setting.device),
-        )
+        target = self._target(engine, by_count.__getitem__, counts[0])
         rule = StopRule(request.interval_percent, request.point_seconds)
         inputs = {"weights": self.work.subject.created.weights, "method": plan.method}
         with contextlib.ExitStack() as locks:

@@ -26,5 +26,9 @@ class PointFailed(UserError):  # noqa: N818 - it says what it is
         """The end of what the tool that failed had printed."""
 
 
+class Reconnected(UserError):  # noqa: N818 - it says what happened
+    """The device was lost while this was measured and is back, verified to be as before: measure it again."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in the midst of measuring; the message says how to go on."""

@@ -192,8 +192,11 @@ class _Exports:
             target=self.rules,
             calibration=wanted.calibration() if wanted.calibration else None,
         )
+        for earlier in self._folder.iterdir():
+            earlier.unlink()
         path = self._folder / f"tokens_{tokens}.onnx"
-        files.write(made, path)
+        # In a file of their own the weights are the same for all counts, and go over the wire once.
+        files.write(made, path, limit_bytes=0)
         return path
 
     def float32_layers(self) -> list[str]:

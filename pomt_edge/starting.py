@@ -14,6 +14,9 @@ from pomt_edge.measure.sweep import FAILED
 from pomt_edge.report.unrest import clock_sentence
 from pomt_edge.targets import Place
 
+BOARD_SOFTWARE = ("trtexec", "l4t")
+"""Details of a board elsewhere that a run's configuration, which is of this machine, does not hold."""
+
 
 class Locking(Protocol):
     """The part of a request that says what to do about the clocks."""
@@ -36,17 +39,19 @@ def start(
     progress: Progress,
     locks: contextlib.ExitStack,
 ) -> dict[str, Any]:
-    """Make the models ready, lock the clocks until `locks` closes and keep the environment.
+    """Lock the clocks until `locks` closes, then make the models ready, and keep the environment.
+
+    In this order: TensorRT chooses kernels by their speed at the clocks of then.
 
     Returns: what has to stay the same in a run, and the counts that can't be measured.
     """
-    before = {entry["failed"] for entry in journal.entries if "failed" in entry}
-    failed = target.prepare([tokens for tokens in counts if tokens not in before], progress)
     progress.busy("locking the clocks")
     clocks = locks.enter_context(target.held(locking.lock, locking.require_locked, progress.note))
+    failed = target.prepare(counts, progress)
     facts = {"timer": target.timer, "clocks": dataclasses.asdict(clocks), **inputs}
     here = target.environment(setting, engine)
     journal.add({"environment": dataclasses.replace(here, details=here.details | facts).to_dict()})
     progress.note(clock_sentence(facts["clocks"]))
     state = {"clocks": clocks.state, "clocks wanted": clocks.wanted, "power mode": clocks.seen.get("power_mode")}
-    return {**state, FAILED: failed}
+    board = {name: here.details[name] for name in BOARD_SOFTWARE if name in here.details}
+    return {**state, **board, FAILED: failed}

@@ -3,8 +3,8 @@
 # ruff: noqa: UP006, UP035, UP045, N818
 """Times TensorRT engines on this board for pomt-edge: one JSON request per line in, JSON answers out.
 
-    python3 board.py [--folder DIR] [--sysroot DIR]     serves until its input ends
-    python3 board.py --restore [--folder DIR]           puts back clocks that a killed session left changed
+    python3 board.py                serves until its input ends
+    python3 board.py --restore      puts back clocks that a killed session left changed
 
 Every answer has the `id` of its request and `ok`; one that is not ok has `reason`, and `log`, the end of what trtexec
 printed. Lines with `progress` may come before it. Blank lines are signs of life: without any for a while the
@@ -32,18 +32,18 @@ import sys
 import threading
 import time
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 PROTOCOL = 1
 FOLDER = "~/.cache/pomt-edge-board"
 LOST_AFTER_S = 90.0
 """Without a sign of life for so long the connection is lost."""
+BUSY_LIMIT_S = 30.0
+"""A session that ends has so long to put its clocks back before the next one begins."""
 ALIVE_EVERY_S = 10.0
 PROGRAM_LIMIT_S = 60.0
 BUILD_LIMIT_S = 2 * 3600.0
 TIME_LIMIT_S = 600.0
-BUSY_LIMIT_S = 30.0
-"""A session that was cut off has so long to put its clocks back before the next one begins."""
 LOG_LINES = 20
 MIB = 2.0**20
 SPARE_DISK_MIB = 32
@@ -58,8 +58,11 @@ BEST_MODES = ("MAXN_SUPER", "MAXN")
 HARMLESS = ("fan", "pwm", "hot-surface")
 """Cooling devices that slow nothing down."""
 JETPACK_OF_L4T = {32: 4, 34: 5, 35: 5, 36: 6, 38: 7, 39: 7}
+NO_INT8 = re.compile(r"nvidia,tegra(?:186|210)\b")
+"""The TX2 and the first Nano: TensorRT computes there in fp32 what was asked for in int8."""
 READ_BACK = ("scaling_min_freq", "scaling_max_freq", "min_freq", "max_freq")
 """Files, among those that jetson_clocks stores, that read as they were written."""
+SUDO_REFUSES = ("sudo:", "Sorry, user")
 OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|cudaErrorMemoryAllocation|bad_alloc|insufficient memory|could not allocate", re.I
 )
@@ -68,7 +71,11 @@ Facts = Dict[str, Any]
 
 
 class Failed(Exception):
-    """A request that can't be done. `kind` is 'user' (what was asked is wrong), 'no engine' or 'work'."""
+    """A request that can't be done.
+
+    `kind` is 'user' (what was asked is wrong), 'board' (it can't now, whatever the model), 'no engine', 'damaged' (a
+    file that arrived) or 'work' (this one can't).
+    """
 
     def __init__(self, reason: str, kind: str = "work", log: Optional[List[str]] = None) -> None:
         super().__init__(reason)
@@ -148,10 +155,11 @@ def search_path() -> str:
 class Machine:
     """This board: its files below a root, its programs."""
 
-    def __init__(self, root: str = "/") -> None:
+    def __init__(self, root: str = "/", program_limit_s: float = PROGRAM_LIMIT_S) -> None:
         self.root = root
+        self.program_limit_s = program_limit_s
         self.lock: Optional[int] = None
-        """The descriptor that programs inherit: while one of a killed session still runs, the board is not ours."""
+        """What programs get as their input: while one of a killed session still runs, the board is not ours."""
 
     def path(self, path: str) -> str:
         return os.path.join(self.root, path.lstrip("/"))
@@ -166,33 +174,37 @@ class Machine:
         return shutil.which(program, path=search_path()) is not None
 
     def run(self, *command: str) -> Tuple[int, str]:
-        """Exit status and output. There is no input, so that a question of the program is never answered."""
+        """Exit status and output. The input is empty, so that a question of the program is never answered."""
         try:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                # The lock's file is empty; as another descriptor sudo would not pass it on.
+                stdin=subprocess.DEVNULL if self.lock is None else self.lock,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=dict(os.environ, LC_ALL="C", PATH=search_path()),
                 start_new_session=True,
-                pass_fds=() if self.lock is None else (self.lock,),
             )
         except OSError as error:
             return 127, f"{command[0]}: {error.strerror}"
-        with process:
-            try:
-                output, _ = process.communicate(timeout=PROGRAM_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                return 124, f"{command[0]}: no end after {PROGRAM_LIMIT_S:g} s"
+        try:
+            output, _ = process.communicate(timeout=self.program_limit_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(OSError):  # root's, by sudo: not ours to kill, nor to wait for
+                os.killpg(process.pid, signal.SIGKILL)
+            return 124, f"{command[0]}: no end after {self.program_limit_s:g} s"
         return process.returncode, output.decode("utf-8", "replace").strip()
 
     def run_as_root(self, *command: str) -> Tuple[int, str]:
-        """As we are, which may be enough; else by sudo, if that asks for no password."""
-        status, output = self.run(*command)
-        if os.geteuid() == 0 or (status == 0 and "permission" not in output.lower()):
+        """By sudo, if that asks for no password: nvpmodel's failure for want of permission may look like success."""
+        if os.geteuid() == 0:
+            return self.run(*command)
+        status, output = self.run("sudo", "-n", *command)
+        refused = output.splitlines()[-1] if status != 0 and output else ""
+        if not refused.startswith(SUDO_REFUSES):
             return status, output
-        return self.run("sudo", "-n", *command)
+        status, output = self.run(*command)  # which may be enough
+        return status, output + "\n" + refused
 
 
 # --- What the board tells of itself
@@ -333,7 +345,7 @@ class Clocks:
             except Refused as refused:
                 problems.append(refused)
             except OSError as error:
-                problems.append(Refused(f"{self.folder} can't be written ({error.strerror})"))
+                problems.append(Refused(f"{error.filename or self.folder}: {error.strerror}"))
         asked = gpu_hz(self.machine, "max_freq")
         wishes = {"power_mode": wanted or before.get("power_mode"), "jetson_clocks": "on"}
         return {
@@ -473,7 +485,7 @@ def _watts_and_cores(name: str) -> Tuple[int, int]:
 
 def _refusal(what: str, output: str, command: str) -> Refused:
     last = output.splitlines()[-1] if output else "no word of why"
-    if last.startswith("sudo:") or "root" in last.lower() or "permission" in output.lower():
+    if last.startswith(SUDO_REFUSES) or "root" in last.lower() or "permission" in output.lower():
         programs = "/usr/sbin/nvpmodel, /usr/bin/jetson_clocks"
         allow = f'echo "$USER ALL=(root) NOPASSWD: {programs}" | sudo tee /etc/sudoers.d/pomt-edge'
         return Refused(f"no permission on the board ({what} needs root or sudo without a password)", allow)
@@ -489,6 +501,7 @@ class Trtexec:
     def __init__(self, machine: Machine) -> None:
         self.program = shutil.which("trtexec", path=search_path()) or (TRTEXEC if os.path.exists(TRTEXEC) else None)
         self.version: Optional[Tuple[int, int, int]] = None
+        self._soc = machine.read("/proc/device-tree/compatible") or ""
         self._help = machine.run(self.program, "--help")[1] if self.program else ""
         banner = re.search(r"TensorRT v([0-9.]+)", self._help)
         if banner:
@@ -525,13 +538,26 @@ class Trtexec:
             return ["--stronglyTyped"]
         if precision == "fp32":
             return []
+        if precision == "int8" and NO_INT8.search(self._soc):
+            raise Failed("this board's GPU has no int8; take fp16", "user")
         if not self.knows("--" + precision):
             raise Failed(f"TensorRT {self.tensorrt} has no --{precision}; take another precision", "user")
         flags, layers = ["--" + precision], options.get("float32_layers") or []
-        if layers and self.knows("--layerPrecisions") and self.knows("--precisionConstraints"):
+        if layers and self._holds_layers:
             named = ",".join(f"{layer}:fp32" for layer in layers)
             flags += ["--precisionConstraints=obey", "--layerPrecisions=" + named]
         return flags
+
+    @property
+    def _holds_layers(self) -> bool:
+        return self.knows("--layerPrecisions") and self.knows("--precisionConstraints")
+
+    def left_out(self, options: Facts) -> List[str]:
+        """What a build is asked for and can't have; a sentence each."""
+        if not options.get("float32_layers") or options.get("typed") or self._holds_layers:
+            return []
+        words = "TensorRT {} can't hold single layers in fp32: all of them may run in {}"
+        return [words.format(self.tensorrt, options["precision"])]
 
     def time_flags(self, warm_up_ms: int, duration_s: int, iterations: int) -> List[str]:
         flags = [f"--warmUp={warm_up_ms}", f"--duration={duration_s}"]
@@ -574,24 +600,26 @@ class Bench:
     def __init__(self, machine: Machine, folder: str, run: Callable[[List[str], float, str], int]) -> None:
         """`run`: runs trtexec into the log within a limit in seconds, telling what it does; its exit status."""
         self.machine = machine
+        self.folder = folder
         self.models = os.path.join(folder, "models")
         self.engines = os.path.join(folder, "engines")
         self.work = os.path.join(folder, "work")
         self.log = os.path.join(folder, "trtexec.log")
         self.trtexec = Trtexec(machine)
         self._run = run
+        self._works: Set[str] = set()
+        """Engines that were built or have run in this session; others may be damaged."""
 
     def state(self, request: Facts) -> Facts:
         """Whether the engine of these files is here; if not, how much of each file is."""
         key = self._key(request)
-        missing = {}
-        if not os.path.exists(self._engine(key)):
-            for one in request["files"]:
-                path = self._model(one["sha256"])
-                if not os.path.exists(path):
-                    part = path + ".part"
-                    missing[one["sha256"]] = os.path.getsize(part) if os.path.exists(part) else 0
-        return {"engine": key, "built": os.path.exists(self._engine(key)), "missing": missing}
+        built, missing = os.path.exists(self._engine(key)), {}
+        for one in [] if built else request["files"]:
+            path = self._model(one["sha256"])
+            if not os.path.exists(path):
+                part = path + ".part"
+                missing[one["sha256"]] = os.path.getsize(part) if os.path.exists(part) else 0
+        return dict(self._sizes(key), built=built, missing=missing)
 
     def put(self, request: Facts) -> Facts:
         """Take the bytes of a file from `offset` on; the last ones make it whole, if its sum is right."""
@@ -606,10 +634,11 @@ class Bench:
             with open(part, "ab") as file:
                 file.write(base64.b64decode(request["data"], validate=True))
                 file.flush()
+                os.fsync(file.fileno())
             have = os.path.getsize(part)
         except OSError as error:
             # What did arrive stays: the board's owner makes room and the rest is sent.
-            raise Failed(f"the model can't be kept on the board: {error.strerror}") from error
+            raise Failed(f"the model can't be kept on the board: {error.strerror}", "board") from error
         if have < size:
             return {"have": have, "complete": False}
         if sha256(part) != request["sha256"]:
@@ -620,11 +649,10 @@ class Bench:
 
     def build(self, request: Facts) -> Facts:
         """Build the engine of files that are here; the first is the graph."""
-        self.trtexec.check()
-        key, began = self._key(request), time.monotonic()
+        key, notes = self._key(request), self.trtexec.left_out(request["options"])
         engine = self._engine(key)
         if os.path.exists(engine):
-            return {"engine": key, "kept": True, "seconds": 0.0}
+            return dict(self._sizes(key), notes=notes)
         absent = [one["name"] for one in request["files"] if not os.path.exists(self._model(one["sha256"]))]
         if absent:
             raise Failed("not on the board: {}".format(", ".join(absent)), "no engine")
@@ -633,18 +661,31 @@ class Bench:
             self._check_disk(2 * size_mib, "building an engine")
             self._check_memory(2 * size_mib)
             self._build(request, engine)
-        except Failed:
-            self._forget(request)
-            raise
         finally:
             shutil.rmtree(self.work, ignore_errors=True)
-        self._forget(request)
-        return {"engine": key, "kept": False, "seconds": time.monotonic() - began}
+            self._forget(request)
+        self._works.add(key)
+        return dict(self._sizes(key), notes=notes)
+
+    def _sizes(self, key: str) -> Facts:
+        engine = self._engine(key)
+        size_mib = os.path.getsize(engine) / MIB if os.path.exists(engine) else None
+        return {"engine": key, "engine_mib": size_mib, "disk_free_mib": disk_free_mib(self.folder)}
 
     def _forget(self, request: Facts) -> None:
-        """Two hundred models would fill a board's disk: what was built of them is enough."""
-        for one in request["files"]:
-            remove(self._model(one["sha256"]))
+        """Two hundred graphs would fill a board's disk; the weights beside this one are those of the next, too."""
+        weights = {one["sha256"] for one in request["files"][1:]}
+        for name in set(os.listdir(self.models)) - weights:
+            remove(os.path.join(self.models, name))
+
+    def clean(self, keys: List[str]) -> None:
+        """Remove these engines, which are one run's, and all that is made anew where it is missing."""
+        for key in keys:
+            remove(self._engine(key))
+        remove(self.log)
+        others = glob.glob(os.path.join(self.engines, "*.engine"))
+        for folder in (self.models, self.work, *([] if others else [self.engines])):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _build(self, request: Facts, engine: str) -> None:
         shutil.rmtree(self.work, ignore_errors=True)  # of a session that was killed
@@ -654,12 +695,15 @@ class Bench:
             os.link(self._model(one["sha256"]), os.path.join(self.work, os.path.basename(one["name"])))
         graph = os.path.join(self.work, os.path.basename(request["files"][0]["name"]))
         partial = os.path.join(self.work, "engine")
-        cache = os.path.join(self.engines, f"timing-{self.trtexec.tensorrt}.cache")
+        mode = re.sub(r"\W", "_", str(power_mode(self.machine)))
+        cache = os.path.join(self.engines, f"timing-{self.trtexec.tensorrt}-{mode}.cache")
         words = ["--onnx=" + graph, "--saveEngine=" + partial, "--timingCacheFile=" + cache]
         status = self._run(words + self.trtexec.build_flags(request["options"]), BUILD_LIMIT_S, "building an engine")
         if status != 0 or not (os.path.exists(partial) and os.path.getsize(partial)):
             raise self._failure("the build failed", status)
+        sync(partial)
         os.replace(partial, engine)
+        sync(self.engines)
 
     def time(self, request: Facts) -> Facts:
         """Milliseconds of at most `count` forwards, and the counters before and after them."""
@@ -670,7 +714,7 @@ class Bench:
         return {"ms": samples, "before": before, "after": counters(self.machine)}
 
     def load(self, request: Facts) -> Facts:
-        """Keep the GPU busy for so many seconds; its clocks (median) meanwhile."""
+        """Keep the GPU busy for so many seconds; its clocks (median) meanwhile, and its multiprocessors."""
         seconds, over = max(int(request["seconds"]), 1), threading.Event()
         seen: List[Dict[str, int]] = []
 
@@ -688,7 +732,9 @@ class Bench:
         # Before that trtexec loads the engine.
         late = seen[-10 * seconds :] or [clocks_mhz(self.machine)]
         names = sorted(set().union(*late))
-        return {"clocks_mhz": {name: statistics.median(one[name] for one in late if name in one) for name in names}}
+        clocks = {name: statistics.median(one[name] for one in late if name in one) for name in names}
+        count = re.search(r"\bSMs: (\d+)", read(self.log) or "")
+        return {"clocks_mhz": clocks, "sm_count": int(count.group(1)) if count else None}
 
     def _timed(self, key: str, flags: List[str], warm_up_ms: int, count: int) -> List[float]:
         engine, times = self._engine(key), os.path.join(self.engines, "times.json")
@@ -698,8 +744,12 @@ class Bench:
         try:
             words = ["--loadEngine=" + engine, "--exportTimes=" + times, *flags]
             status = self._run(words, TIME_LIMIT_S, "timing")
+            if status != 0 and key not in self._works:
+                remove(engine)
+                raise Failed("the board's engine does not run", "no engine")
             if status != 0 or not os.path.exists(times):
                 raise self._failure("timing failed", status)
+            self._works.add(key)
             return computed_ms(times, warm_up_ms, count)
         except (ValueError, KeyError, TypeError) as error:
             raise Failed(f"trtexec exported no times that can be read: {error}") from error
@@ -725,13 +775,13 @@ class Bench:
         free = disk_free_mib(self.models)
         if free < needed_mib + SPARE_DISK_MIB:
             words = "{} needs {:.0f} MiB of the board's disk, {} MiB are free: make room on it"
-            raise Failed(words.format(what, needed_mib + SPARE_DISK_MIB, free))
+            raise Failed(words.format(what, needed_mib + SPARE_DISK_MIB, free), "board")
 
     def _check_memory(self, needed_mib: float) -> None:
         free = memory_mib(self.machine, "MemAvailable")
         if free is not None and free < needed_mib + SPARE_MEMORY_MIB:
-            words = "out of memory: a build needs {:.0f} MiB or more, {} MiB are available: end other programs"
-            raise Failed(words.format(needed_mib + SPARE_MEMORY_MIB, free))
+            words = "a build needs {:.0f} MiB of memory or more, {} MiB are available: end other programs there"
+            raise Failed(words.format(needed_mib + SPARE_MEMORY_MIB, free), "board")
 
     def _key(self, request: Facts) -> str:
         """Of all that an engine depends on. Its kernels were chosen by their speed in the power mode of then."""
@@ -764,12 +814,13 @@ def _plain(name: Any) -> str:
 class Agent:
     """One session: requests from standard input one after the other, answers to standard output."""
 
-    def __init__(self, folder: str, machine: Machine) -> None:
+    def __init__(self, folder: str, machine: Machine, lost_after_s: float) -> None:
         self.folder = folder
         self.machine = machine
         self.clocks = Clocks(machine, folder)
         self.restored, self.problems = self.clocks.restore()
         self.bench = Bench(machine, folder, self._run_trtexec)
+        self._lost_after_s = lost_after_s
         self._ended = ""
         self._child: Optional[subprocess.Popen[bytes]] = None
         self._doing: Optional[Tuple[int, str, float]] = None
@@ -813,7 +864,8 @@ class Agent:
         except (Ended, BrokenPipeError):
             raise
         except Exception as error:  # one request that fails must not end the session
-            answer = {"ok": False, "reason": f"{type(error).__name__}: {error}", "kind": "work", "log": []}
+            kind = "board" if isinstance(error, OSError) else "work"
+            answer = {"ok": False, "reason": f"{type(error).__name__}: {error}", "kind": kind, "log": []}
         self._say(dict(answer, id=self._id))
         return name != "bye"
 
@@ -852,10 +904,9 @@ class Agent:
         return counters(self.machine)
 
     def on_cleanup(self, request: Facts) -> Facts:
-        """Remove the work folder. What could not be put back stays written there, and this file beside it."""
+        """Remove a run's engines. This file and the lock's stay: another session may wait for that very lock."""
         answer = self.on_unlock(request)
-        if not answer["problems"]:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.bench.clean(request["engines"])
         return answer
 
     def on_bye(self, request: Facts) -> Facts:
@@ -905,12 +956,12 @@ class Agent:
     def _listen(self) -> None:
         rest, heard = bytearray(), time.monotonic()
         while not self._ended:
-            readable = select.select([0], [], [], ALIVE_EVERY_S)[0]
+            readable = select.select([0], [], [], min(ALIVE_EVERY_S, self._lost_after_s / 3))[0]
             now = time.monotonic()
             if not readable:
                 self._tell_what_goes_on()
-                if now - heard > LOST_AFTER_S:
-                    self._end(f"no sign of life for {LOST_AFTER_S:.0f} s")
+                if now - heard > self._lost_after_s:
+                    self._end(f"no sign of life for {self._lost_after_s:.0f} s")
                 continue
             chunk = os.read(0, 2**20)
             heard = now
@@ -951,18 +1002,21 @@ class Agent:
             sys.stdout.flush()
 
 
-def take(folder: str) -> int:
-    """The descriptor of the board's lock, which dies with us. Another session that ends is waited for."""
+def take(folder: str, busy_limit_s: float) -> int:
+    """The descriptor of the board's lock, which dies with us. Another session that ends is waited for so long."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
     descriptor = os.open(os.path.join(folder, "agent.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + BUSY_LIMIT_S
+    deadline = time.monotonic() + busy_limit_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except OSError:
             if time.monotonic() > deadline:
-                raise Failed("another session of pomt-edge uses this board: wait for it", "user") from None
+                words = (
+                    "another session of pomt-edge uses this board: wait for it (one that was cut off ends by itself)"
+                )
+                raise Failed(words, "user") from None
             time.sleep(0.1)
 
 
@@ -971,12 +1025,16 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--folder", default=FOLDER, help="where models, engines and the journal are (%(default)s)")
     parser.add_argument("--sysroot", default="/", help="where /sys, /proc and /etc are mounted (%(default)s)")
     parser.add_argument("--restore", action="store_true", help="only put back clocks that were left changed")
+    parser.add_argument("--lost-after", type=float, default=LOST_AFTER_S, help="seconds of silence (%(default)s)")
+    parser.add_argument(
+        "--busy-limit", type=float, default=BUSY_LIMIT_S, help="seconds for another session (%(default)s)"
+    )
     given = parser.parse_args(arguments)
     folder, machine = os.path.abspath(os.path.expanduser(given.folder)), Machine(given.sysroot)
     try:
-        machine.lock = take(folder)
+        machine.lock = take(folder, given.busy_limit)
         if not given.restore:
-            Agent(folder, machine).serve()
+            Agent(folder, machine, given.lost_after).serve()
             return 0
         done, left = Clocks(machine, folder).restore()
     except (Failed, OSError) as error:

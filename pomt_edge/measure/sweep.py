@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pomt_edge.errors import PointFailed, UserError
+from pomt_edge.errors import PointFailed, Reconnected, UserError
 from pomt_edge.machine import counters
 from pomt_edge.measure import steadiness, timing
 from pomt_edge.measure.journal import Journal
@@ -37,6 +37,8 @@ BLOCK_SAMPLES = (3, 25)
 ANCHOR_EVERY = 4
 RECHECKS = 2
 CONFIRMATIONS = 8
+RECONNECTIONS = 3
+"""Of one block; a connection that is lost so often is said."""
 CONFIRMATION_ROUND = 1000
 """Added to a count it numbers that count's confirming round, behind all others."""
 ENERGY_SECONDS = 3.0
@@ -97,7 +99,6 @@ class Visit:
 class _Failure:
     """A count that can't be measured; a round's set of points follows from the rounds before it alone."""
 
-    failed: int
     because: str
     round: int
 
@@ -106,7 +107,8 @@ class Sweep:
     """A sweep that keeps every block in the journal, and knows from the journal alone where it is.
 
     A round visits a set of points in an order of its own. The set follows from the rounds before it and the
-    order from the seed, so that the number of a round's blocks in the journal says where to go on.
+    order from the seed, so that a round's blocks in the journal say what is left of it. A count that could not be
+    measured has none there: the next process tries it again.
     """
 
     def __init__(self, grid: Grid, target: Target, journal: Journal, progress: Progress, begin: Begin = dict) -> None:
@@ -117,8 +119,7 @@ class Sweep:
         self._journal = journal
         self._progress = progress
         self._started = False
-        self._failed = {entry["failed"]: _Failure(**entry) for entry in journal.entries if "failed" in entry}
-        self._skips = Counter(entry["skipped"] for entry in journal.entries if "skipped" in entry)
+        self._failed: dict[int, _Failure] = {}
         self._visits = [_visit_of(entry) for entry in journal.entries if "ms" in entry]
         self._segment = 1 + max((visit.segment for visit in self._visits), default=-1)
 
@@ -222,52 +223,72 @@ class Sweep:
         self._visit_all(orders, title)
 
     def _visit_all(self, orders: Mapping[int, Sequence[int]], title: str) -> None:
-        total = sum(map(len, orders.values()))
-        done = Counter(visit.round for visit in self._visits if not visit.frames) + self._skips
-        done_in_all = sum(min(done[number], len(order)) for number, order in orders.items())
-        if done_in_all == total:
+        left = {number: self._left(number, order) for number, order in orders.items()}
+        if not any(left.values()):
             return
-        first = next(number for number, order in orders.items() if done[number] < len(order))
+        first = next(number for number, order in left.items() if order)
         self._start_session(first)
-        self._progress.stage(title, total, done_in_all)
+        if set(itertools.chain(*left.values())) <= self._failed.keys():
+            return
+        total = sum(map(len, orders.values()))
+        self._progress.stage(title, total, total - sum(map(len, left.values())))
         self._visit(first, self._anchor, frames=True)
-        for number, order in orders.items():
-            for tokens in order[done[number] :]:
+        for number, order in left.items():
+            for tokens in order:
                 self._progress.advance(f"{tokens} tokens, {self._visit_if_possible(number, tokens)}")
         self._visit(number, self._anchor, frames=True)
         self._segment += 1
 
+    def _left(self, number: int, order: Sequence[int]) -> list[int]:
+        """What of a round's order is not in the journal."""
+        done = Counter(visit.tokens for visit in self._visits if visit.round == number and not visit.frames)
+        left = []
+        for tokens in order:
+            if done[tokens]:
+                done[tokens] -= 1
+            else:
+                left.append(tokens)
+        return left
+
     def _visit_if_possible(self, number: int, tokens: int) -> str:
         """Visit a point; one that can't be measured is skipped from then on, and the others go on."""
-        if tokens not in self._failed:
-            try:
-                return f"{self._visit(number, tokens):.4g} ms"
-            except PointFailed as failed:
-                if tokens == self._anchor:
-                    raise
-                self._fail(tokens, str(failed), number)
-                self._progress.note(f"{tokens} tokens can't be measured: {failed}")
-        self._journal.add({"skipped": number, "tokens": tokens})
-        self._skips[number] += 1
-        return "failed"
-
-    def _fail(self, tokens: int, because: str, number: int) -> None:
-        self._failed[tokens] = _Failure(tokens, because, number)
-        self._journal.add(vars(self._failed[tokens]))
+        if tokens in self._failed:
+            return "failed"
+        try:
+            return f"{self._visit(number, tokens):.4g} ms"
+        except PointFailed as failed:
+            if tokens == self._anchor:
+                raise
+            self._failed[tokens] = _Failure(str(failed), number)
+            self._progress.note(f"{tokens} tokens can't be measured: {failed}")
+            return "failed"
 
     def _visit(self, number: int, tokens: int, frames: bool = False) -> float:
-        """Measure one block of a point and keep it; again, after a pause, while the device throttles."""
-        for attempt in itertools.count(1):
-            visit, held_by = self._measured(number, tokens, frames)
+        """Measure one block of a point and keep it; again while the device throttles, or was lost meanwhile."""
+        losses, attempt = 0, 1
+        while True:
+            try:
+                visit, held_by = self._measured(number, tokens, frames)
+            except Reconnected:
+                losses += 1
+                if losses == RECONNECTIONS:
+                    raise
+                self._begin_segment(number, tokens)
+                continue
             if not held_by or attempt >= self.grid.cooling.attempts or self._always_throttled():
                 break
             self._journal.add({"dropped": held_by, "tokens": tokens, "round": number, "dropped_ms": visit.block})
             self._cool(held_by)
-            if tokens != self._anchor:
-                # Across the pause the device may have become another: an anchor of the new segment first.
-                self._visit(number, self._anchor, frames=True)
+            self._begin_segment(number, tokens)
+            attempt += 1
         self._keep(visit, held_by)
         return float(np.median(visit.block))
+
+    def _begin_segment(self, number: int, tokens: int) -> None:
+        """Across a pause the device may have become another: an anchor first."""
+        self._segment += 1
+        if tokens != self._anchor:
+            self._visit(number, self._anchor, frames=True)
 
     def _measured(self, number: int, tokens: int, frames: bool) -> tuple[Visit, tuple[str, ...]]:
         samples = self._warm_up(tokens)
@@ -287,7 +308,6 @@ class Sweep:
         return len(last) == self.grid.cooling.most_kept and all(visit.throttled for visit in last)
 
     def _cool(self, held_by: tuple[str, ...]) -> None:
-        self._segment += 1
         cooling = self.grid.cooling
         self._progress.busy(f"throttled by {', '.join(held_by)}: cooling")
         for _ in range(cooling.most_pauses):
@@ -320,8 +340,7 @@ class Sweep:
         for tokens, because in begun.pop(FAILED, {}).items():
             if tokens == self._anchor:
                 raise PointFailed(because)  # kept nowhere: it may be mended, and the run go on
-            if tokens not in self._failed:
-                self._fail(tokens, because, number)
+            self._failed.setdefault(tokens, _Failure(because, number))
         state = json.loads(json.dumps(begun))
         for earlier in (entry["session"] for entry in self._journal.entries if "session" in entry):
             if different := [name for name in state if state[name] != earlier.get(name)]:

@@ -14,9 +14,16 @@ from pomt_edge.records import Environment
 
 
 def environment(
-    setting: Setting, engine: str, device_name: str, origin: str, system: str, details: Mapping[str, Any]
+    setting: Setting,
+    engine: str,
+    device_name: str,
+    origin: str,
+    system: str,
+    details: Mapping[str, Any],
+    python: str | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> Environment:
-    """The record of a device elsewhere; `system`: its platform, or that it has none."""
+    """The record of a device elsewhere; `system`: its platform, or that it has none. `python`: None is this one."""
     return Environment(
         device=setting.device,
         device_name=device_name,
@@ -26,8 +33,8 @@ def environment(
         image_px=setting.image_px,
         threads=0,
         platform=system,
-        python=platform.python_version(),
-        versions={},
+        python=python or platform.python_version(),
+        versions=dict(versions or {}),
         toolkit_version=__version__,
         git_commit=git_commit(),
         started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 from pomt_edge.agent import board as agent
 from pomt_edge.errors import UserError
 
-ALIVE_EVERY_S = 15.0
 END_S = 60.0
 """The agent puts the clocks back before it ends."""
 ADDRESS = re.compile(
@@ -31,8 +30,9 @@ OPTIONS = (
     "ConnectTimeout=15",
     "ServerAliveInterval=10",
     "ServerAliveCountMax=3",
-    # A master that stays behind would keep our pipes open; the user's own may be used.
+    # A master that stays behind would keep our pipes open; with the user's own nobody notices a silent connection.
     "ControlMaster=no",
+    "ControlPath=none",
     "ClearAllForwardings=yes",
     "RemoteCommand=none",
 )
@@ -107,13 +107,18 @@ class Link:
         UserError: one that can't be without the user's doing.
     """
 
-    def __init__(self, address: Address, ssh_config: Path | None, folder: str, sysroot: str) -> None:
+    def __init__(
+        self, address: Address, ssh_config: Path | None, folder: str, options: Sequence[str], alive_every_s: float
+    ) -> None:
+        """`folder`, `options`: of the agent, which gets a sign of life so often."""
         self._address = address
+        self._alive_every_s = alive_every_s
         self._number = 0
         self._writing = threading.Lock()
         self._over = threading.Event()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads fills up
-        start = ["python3", "-c", START, folder, str(len(agent_code())), "--sysroot", sysroot]
+        # In one line: csh, as a login shell, takes no other.
+        start = ["python3", "-c", f"exec({START!r})", folder, str(len(agent_code())), *options]
         config = ["-F", str(ssh_config)] if ssh_config else []
         options = [word for option in OPTIONS for word in ("-o", option)]
         try:
@@ -186,7 +191,7 @@ class Link:
 
     def _show_life(self) -> None:
         with contextlib.suppress(Lost, UserError):
-            while not self._over.wait(ALIVE_EVERY_S):
+            while not self._over.wait(self._alive_every_s):
                 self._write(b"\n")
 
     def _gone(self) -> Exception:
@@ -200,7 +205,18 @@ class Link:
 
 
 def reason(address: Address, text: str, status: int | None) -> Exception:
-    """What ssh's own words mean: UserError where a further try is no use, else Lost."""
+    """What the agent's last words mean, or ssh's own: UserError where a further try is no use, else Lost."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    last = lines[-1] if lines else f"ssh ended with status {status}"
+    if status == 127:
+        return UserError(f"{address}: the board has no python3 ({last}); type there: sudo apt install python3")
+    if status is not None and 0 < status < 128 and lines:
+        return UserError(f"{address}: the agent on the board failed ({last})")
+    return _refusal(address, text) or Lost(last)
+
+
+def _refusal(address: Address, text: str) -> UserError | None:
+    """What ssh does not let us do until the user has done something."""
     first = f"type once: {address.by_hand}"
     if "HOST IDENTIFICATION HAS CHANGED" in text:
         known = f"[{address.host}]:{address.port}" if address.port not in (None, 22) else address.host
@@ -213,13 +229,7 @@ def reason(address: Address, text: str, status: int | None) -> Exception:
             f"{address}: its host key is not known here; {first}, and accept the key after comparing it with "
             "'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub' on the board"
         )
-    if "Permission denied" in text:
+    if "Permission denied (" in text:
         copy = address.by_hand.replace("ssh", "ssh-copy-id", 1)
         return UserError(f"{address}: no login without a password; type once: {copy} (or load the key: ssh-add)")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines else f"ssh ended with status {status}"
-    if status == 127:
-        return UserError(f"{address}: the board has no python3 ({last}); type there: sudo apt install python3")
-    if status is not None and 0 < status < 128 and lines:
-        return UserError(f"{address}: the agent on the board failed ({last})")
-    return Lost(last)
+    return None

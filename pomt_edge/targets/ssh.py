@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from pomt_edge.agent import board as agent
 from pomt_edge.engines import Setting
-from pomt_edge.errors import PointFailed, UserError
+from pomt_edge.errors import PointFailed, Reconnected, UserError
 from pomt_edge.export import files
 from pomt_edge.machine.controls import Control
 from pomt_edge.machine.counters import Reading
@@ -31,13 +32,16 @@ LOAD_S = 2
 TOLERANCE = 0.02
 """A clock that is further from the one asked for is not locked."""
 AGAIN_AFTER_S = (0, 1, 2, 5, 10, 20, 40, 60)
-"""Pauses before each try to connect again: long enough in all for a board that boots."""
+"""Long enough in all for a board that boots."""
 MOST_LOSSES = 3
 """A request that loses the connection so often is what breaks it, such as a build that takes the board down."""
+RESUME = "the same command goes on"
+SIGNS_OF_LIFE = 6
+"""So many in the time after which the agent counts us as lost: some may be late."""
 
 Models = Callable[[int], Path]
-"""From a token count to its ONNX file; weights in NAME.onnx.data beside it are sent, too. Asked for once per count
-and process, and the files are not needed afterwards."""
+"""From a token count to its ONNX file; weights in NAME.onnx.data beside it are sent, too, where the board has not had
+the same ones with the count before. The files are needed until the next count is asked for."""
 
 
 class SshTarget:
@@ -67,10 +71,13 @@ class SshTarget:
         ssh_config: Path | None = None,
         folder: str = agent.FOLDER,
         sysroot: str = "/",
+        lost_after_s: float = agent.LOST_AFTER_S,
+        again_after_s: Sequence[float] = AGAIN_AFTER_S,
     ) -> None:
         """`most_tokens`: of the unreduced model, with which the clocks are verified. `typed`: the graph's own types
         tell its precision (see `export.target.Target`). `power_mode`: a name or 'current'; None: the board's default.
-        `ssh_config`: another file than the user's. `folder`, `sysroot`: on the board.
+        `ssh_config`: another file than the user's. `folder`, `sysroot`: on the board. `lost_after_s`: of silence the
+        agent there puts the clocks back and ends. `again_after_s`: pauses before each try to connect again.
 
         Raises:
             UserError: no such address.
@@ -86,17 +93,31 @@ class SshTarget:
         }
         self._power_mode = power_mode
         self._progress = progress or Silent()
-        self._where = (ssh_config, folder, sysroot)
+        self._ssh_config = ssh_config
+        self._folder = folder
+        self._sysroot = sysroot
+        self._lost_after_s = lost_after_s
+        self._again_after_s = again_after_s
         self._link: Link | None = None
         self._facts: dict[str, Any] = {}
+        self._gone = False
+        """The board was waited for in vain."""
         self._hold = False
         """The clocks shall be locked, also after a new connection."""
-        self._seen: dict[str, Any] = {}
-        """The clocks as they were locked."""
+        self._told: dict[str, Any] = {}
+        """What became of locking the clocks, on this connection."""
+        self._begun: ClockState | None = None
+        """What every connection of a session has to find."""
+        self._reconnected = False
+        """Since samples were last given."""
+        self._sm_count: int | None = None
         self._engines: dict[int, str] = {}
         self._failed: dict[int, PointFailed] = {}
-        self.power_mw: dict[str, int] = {}
-        """Power of each rail right after the last samples."""
+        self._engine_mib: float | None = None
+        """Of the unreduced model; those of the others hold the same weights."""
+        self._to_come: Sequence[int] = ()
+        """Counts that `prepare` has still to build."""
+        self._notes: set[str] = set()
 
     def tell(self, typed: bool, float32_layers: Sequence[str]) -> None:
         """What follows from the board's TensorRT, which is known once `describe` has asked; before the first build."""
@@ -117,10 +138,12 @@ class SshTarget:
 
         Raises:
             PointFailed: this count can't be built or timed.
-            UserError: no board, or none that can do it.
+            Reconnected: the board was lost since samples were last given.
+            UserError: no board, none that can do it, or one that came back in another state.
         """
         answer = self._with_engine(tokens, {"request": "time", "warm_up_ms": WARM_UP_MS, "count": count})
-        self.power_mw = answer["after"]["power_mw"]
+        if self._came_back():
+            raise Reconnected(f"{self.address}: connection lost while timing {tokens} tokens; {RESUME}")
         return [float(ms) for ms in answer["ms"]]
 
     def reading(self) -> Reading:
@@ -150,9 +173,12 @@ class SshTarget:
 
         Raises:
             PointFailed: of the unreduced model, without which there is no curve.
+            UserError: the board has no room for all.
         """
         progress.stage("building engines on the board, token counts", len(counts))
-        for tokens in counts:
+        for place, tokens in enumerate(counts):
+            self._came_back()
+            self._to_come = counts[place:]
             try:
                 self._engine(tokens)
                 progress.advance(f"{tokens} tokens")
@@ -161,6 +187,7 @@ class SshTarget:
                     raise  # all others are held against it
                 progress.note(str(failed))
                 progress.advance(f"{tokens} tokens: failed")
+        self._to_come = ()
         return {tokens: str(self._failed[tokens]) for tokens in counts if tokens in self._failed}
 
     # Clocks
@@ -171,45 +198,81 @@ class SshTarget:
         Raises:
             UserError: no such power mode, or the unreduced model can't run.
         """
-        if not lock:
-            return ClockState(LEFT_ALONE, "--no-lock was given", "leave out --no-lock", seen=self._clocks_under_load())
-        self._hold = True
-        try:
-            told = self._done(self._lock_request, "locking the clocks")
-        except UserError:
-            self._hold = False
-            raise
-        self._seen = told["seen"]
-        why, asked = told["why"], told["wanted"].get("gpu_clock_mhz")
+        if lock:
+            self._hold = True
+            try:
+                self._told = self._done(self._lock_request, "locking the clocks")
+            except UserError:
+                self._hold = False
+                raise
+        self._begun = self._clock_state()
+        self._reconnected = False
+        return self._begun
+
+    def _clock_state(self) -> ClockState:
         loaded = self._clocks_under_load()
-        seen = loaded.get("gpu_clock_mhz")
-        if not why and (asked is None or seen is None):
+        if not self._hold:
+            seen = {"power_mode": self._facts["power_mode"]} | loaded
+            return ClockState(LEFT_ALONE, "--no-lock was given", "leave out --no-lock", seen=known(seen))
+        told = self._told
+        why, asked, seen_mhz = told["why"], told["wanted"].get("gpu_clock_mhz"), loaded.get("gpu_clock_mhz")
+        if not why and (asked is None or seen_mhz is None):
             why = "the GPU's clock can't be read back"
-        elif not why and abs(seen - asked) > TOLERANCE * asked:
-            why = f"GPU clock: asked for {asked} MHz, {seen:.0f} MHz seen under load"
+        elif not why and abs(seen_mhz - asked) > TOLERANCE * asked:
+            why = f"GPU clock: asked for {asked} MHz, {seen_mhz:.0f} MHz seen under load"
         state = NOT_LOCKED if why else LOCKED
         return ClockState(state, why, told["remedy"], told["wanted"], told["seen"] | loaded, told["before"])
 
+    def _came_back(self) -> bool:
+        """Whether the connection was lost since this was last asked.
+
+        Raises:
+            UserError: the board is not as it was when the session began.
+        """
+        lost, self._reconnected = self._reconnected, False
+        if lost and self._begun is not None:
+            self._check_same(self._begun, self._clock_state())
+        return lost
+
+    def _check_same(self, begun: ClockState, now: ClockState) -> None:
+        for name, before, after in (
+            ("power mode", begun.seen.get("power_mode"), now.seen.get("power_mode")),
+            ("clocks wanted", begun.wanted, now.wanted),
+            ("clocks", begun.state, now.state),
+        ):
+            if before != after:
+                why = f" ({now.why})" if self._hold and now.why else ""
+                mend = (self._hold and now.remedy) or "bring it back"
+                raise UserError(
+                    f"{self.address}: the connection was lost, and the board came back in another state: {name} was "
+                    f"{before!r}, is {after!r} now{why}; {mend}; then {RESUME}"
+                )
+
     def end(self) -> None:
         """Put the clocks back; a note where one could not be."""
+        self._begun = None
         if not self._hold:
             return
         self._hold = False
         try:
             self._note_problems(self._done({"request": "unlock"}, "restoring the clocks"))
         except UserError as error:
-            self._progress.note(f"{error}; the agent puts the clocks back by itself, at the latest at its next start")
+            self._progress.note(
+                f"{error}; the agent puts the clocks back by itself, after a power cut the next run does; by hand, on "
+                f"the board: python3 {self._folder}/board.py --restore"
+            )
 
     def cleanup(self) -> None:
-        """Remove all that was kept on the board; the clocks are put back first."""
+        """Remove what this run has built on the board; the clocks are put back first."""
         self.close(finished=True)
 
     def close(self, finished: bool = False) -> None:
         """Put the clocks back and end the agent; `finished`: remove what was built, which would fill the disk."""
         self.end()
         if finished:
+            cleanup = {"request": "cleanup", "engines": list(self._engines.values())}
             try:
-                self._note_problems(self._done({"request": "cleanup"}, "cleaning up"))
+                self._note_problems(self._done(cleanup, "cleaning up"))
                 self._engines.clear()
             except UserError as error:
                 self._progress.note(f"{error}; what was built stays on the board")
@@ -223,9 +286,9 @@ class SshTarget:
         told = self._facts
         facts = {
             # What it is while the clocks are locked, where they are.
-            "power_mode": self._seen.get("power_mode", told["power_mode"]),
+            "power_mode": self._told.get("seen", told).get("power_mode"),
             "board": told["model"],
-            "board_python": told["python"],
+            "sm_count": self._sm_count,
             "memory_total_mib": told["memory_mib"],
             "memory_available_mib": told["memory_available_mib"],
         }
@@ -248,8 +311,11 @@ class SshTarget:
 
     def environment(self, setting: Setting, engine: str) -> Environment:
         facts = self.describe()
+        tensorrt = facts.pop("tensorrt", None)
+        facts["trtexec"] = f"{facts.get('trtexec')}, TensorRT {tensorrt}"
         system = f"Linux {facts.get('kernel', '')} {facts.get('architecture', '')}".strip()
-        return _elsewhere.environment(setting, engine, self.device_name, MEASURED, system, facts)
+        of_board = (self.device_name, MEASURED, system, facts, str(self._facts["python"]))
+        return _elsewhere.environment(setting, engine, *of_board, versions=known({"tensorrt": tensorrt}))
 
     # The connection
 
@@ -262,14 +328,14 @@ class SshTarget:
             return self._link
         again = bool(self._facts)
         why = ""
-        for seconds in AGAIN_AFTER_S if again else (0,):
+        for seconds in self._again_after_s if again and not self._gone else (0,):
             time.sleep(seconds)
             link = None
             try:
-                link = Link(self.address, *self._where)
+                link = self._new_link(again)
                 self._facts = _accepted(self.address, link.ask({"request": "hello"}, self._progress.busy))
                 if self._hold:
-                    _accepted(self.address, link.ask(self._lock_request, self._progress.busy))
+                    self._told = _accepted(self.address, link.ask(self._lock_request, self._progress.busy))
             except Lost as lost:
                 why = str(lost)
                 continue
@@ -278,10 +344,18 @@ class SshTarget:
                     link.close()
                 raise
             self._note_problems(self._facts)
-            self._link = link
+            self._link, self._reconnected, self._gone = link, again, False
             return link
-        then = "the same command resumes when it is back" if again else f"try: {self.address.by_hand}"
+        self._gone = True
+        then = f"{RESUME} when it is back" if again else f"try: {self.address.by_hand}"
         raise UserError(f"{self.address}: no connection ({why}); {then}")
+
+    def _new_link(self, again: bool) -> Link:
+        # Where the network was cut the session before does not know it yet.
+        busy_limit_s = self._lost_after_s + agent.PROGRAM_LIMIT_S if again else self._lost_after_s / 3
+        options = ["--sysroot", self._sysroot]
+        options += ["--lost-after", f"{self._lost_after_s:g}", "--busy-limit", f"{busy_limit_s:g}"]
+        return Link(self.address, self._ssh_config, self._folder, options, self._lost_after_s / SIGNS_OF_LIFE)
 
     def _answer(self, request: dict[str, Any], what: str) -> dict[str, Any]:
         """The agent's answer, however it is; on a new connection if that is lost."""
@@ -295,10 +369,16 @@ class SshTarget:
             except BaseException:
                 self._link = None  # what was asked may still be under way there
                 raise
-        raise PointFailed(f"{self.address}: lost {MOST_LOSSES} times while {what} ({why})")
+        raise UserError(f"{self.address}: lost {MOST_LOSSES} times while {what} ({why}); {RESUME} when it stays")
 
     def _done(self, request: dict[str, Any], what: str) -> dict[str, Any]:
         return _accepted(self.address, self._answer(request, what))
+
+    def _note_once(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            if note not in self._notes:
+                self._progress.note(f"{self.address}: {note}")
+        self._notes |= set(notes)
 
     def _note_problems(self, answer: dict[str, Any]) -> None:
         for problem in answer["problems"]:
@@ -308,7 +388,8 @@ class SshTarget:
 
     def _with_engine(self, tokens: int, request: dict[str, Any]) -> dict[str, Any]:
         """Ask something of a count's engine; it is built once more if the board has it no longer."""
-        what = f"{request['request']} of {tokens} tokens"
+        doing = {"time": "timing", "load": "verifying the clocks with"}
+        what = f"{doing[request['request']]} {tokens} tokens"
         answer = self._answer({**request, "engine": self._engine(tokens)}, what)
         if answer.get("kind") == "no engine":
             del self._engines[tokens]
@@ -335,12 +416,32 @@ class SshTarget:
         looking = self._answer({"request": "engine", **of_files}, "looking for an engine")
         state = _accepted(self.address, looking, tokens)
         if not state["built"]:
+            self._check_room(state["disk_free_mib"])
             for digest, have in state["missing"].items():
                 self._send(parts[digest], digest, have, tokens)
             self._progress.busy(f"building the engine of {tokens} tokens on {self.address}")
             building = self._answer({"request": "build", **of_files}, f"building the engine of {tokens} tokens")
-            _accepted(self.address, building, tokens)
+            state = _accepted(self.address, building, tokens)
+            self._note_once(state["notes"])
+        if tokens == self._most_tokens:
+            self._engine_mib = state["engine_mib"]
         return str(state["engine"])
+
+    def _check_room(self, free_mib: float) -> None:
+        """Raise a UserError if the engines that are still to be built do not fit on the board's disk."""
+        counts = self._to_come
+        if self._engine_mib is None or not counts:
+            return
+        # Beside them the weights that were sent, and the engine that is being written.
+        fit = int((free_mib - agent.SPARE_DISK_MIB) / self._engine_mib) - 2
+        if len(counts) <= fit:
+            return
+        span = self._most_tokens - min(counts)
+        fewer = f", or begin anew with --grid-stride {math.ceil(span / (fit - 2))}" if fit > 2 else ""
+        raise UserError(
+            f"{self.address}: {len(counts)} engines of {self._engine_mib:.0f} MiB are still to be built, and "
+            f"{free_mib} MiB of the board's disk are free: make room on it{fewer}"
+        )
 
     def _send(self, path: Path, digest: str, have: int, tokens: int) -> None:
         """Send what the board does not have of a file; from its beginning if what was there is damaged."""
@@ -363,6 +464,7 @@ class SshTarget:
 
     def _clocks_under_load(self, seconds: float = LOAD_S) -> dict[str, Any]:
         told = self._with_engine(self._most_tokens, {"request": "load", "seconds": max(round(seconds), 1)})
+        self._sm_count = told["sm_count"]
         return dict(told["clocks_mhz"])
 
 
@@ -370,6 +472,8 @@ def _accepted(address: Address, answer: dict[str, Any], tokens: int | None = Non
     """The answer, if the agent did what was asked."""
     if answer["ok"]:
         return answer
+    if answer["kind"] == "board":
+        raise UserError(f"{address}: {answer['reason']}; then {RESUME}")
     if tokens is None or answer["kind"] == "user":
         raise UserError(f"{address}: {answer['reason']}")
     raise PointFailed(f"{address}: {tokens} tokens: {answer['reason']}", answer.get("log", ()))

@@ -1,4 +1,4 @@
-"""The agent on fake boards, spoken to as the host does; on the oldest Python here, as a board has one."""
+"""The agent on fake boards, spoken to as the host does; on the oldest Python here, for a board has an old one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +24,30 @@ from ssh_boards import until
 from pomt_edge.agent import board as agent
 
 FILE = Path(agent.__file__)
+NOBODY = 65534
 OPTIONS = {"precision": "fp32", "workspace_mib": 512}
 
 
-def _oldest_python() -> str:
-    for name in ("python3.6", "python3.7", "python3.8"):
-        found = shutil.which(name)
-        if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:
-            return found
-    return sys.executable
+def _oldest_python() -> tuple[str, str]:
+    """The oldest here that runs, as pyenv's shims need not; and its version."""
+    for version in ("3.6", "3.7", "3.8"):
+        installed = Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
+        for found in (shutil.which(f"python{version}"), *map(str, installed)):
+            if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:
+                return found, version
+    return sys.executable, "{}.{}".format(*sys.version_info)
 
 
-PYTHON = _oldest_python()
+PYTHON, VERSION = _oldest_python()
 
 
 class Session:
     """One agent and what is said to it."""
 
-    def __init__(self, board: boards.Board, folder: Path, *, code: str = "", **environment: str) -> None:
+    def __init__(self, board: boards.Board, folder: Path, words: Sequence[str] = (), **environment: str) -> None:
         self.folder = folder
-        start = ["-c", code] if code else [str(FILE)]
         self.process = subprocess.Popen(
-            [PYTHON, *start, "--folder", str(folder), "--sysroot", str(board.root)],
+            [PYTHON, str(FILE), "--folder", str(folder), "--sysroot", str(board.root), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=board.env | {"FAKE_TRT_VERSION": "10.3"} | environment,
@@ -89,19 +91,19 @@ class Session:
 Start = Callable[..., tuple[boards.Board, Session]]
 
 
-@pytest.fixture
+@pytest.fixture(params=[VERSION], ids=[f"python{VERSION}"])
 def start(tmp_path: Path) -> Iterator[Start]:
     """A session on a board of a kind; on the same board again where it is there."""
     sessions: list[Session] = []
     made: list[boards.Board] = []
 
-    def begin(kind: str = "agx_orin_64g", code: str = "", **options: Any) -> tuple[boards.Board, Session]:
+    def begin(kind: str = "agx_orin_64g", *words: str, **options: Any) -> tuple[boards.Board, Session]:
         environment = {name: options.pop(name) for name in list(options) if name.isupper()}
         if not made:
             made.append(boards.make(kind, tmp_path / "board", **options))
             ssh_boards.programs(made[0])
         environment.setdefault("FAKE_TRT_VERSION", ssh_boards.TENSORRT[kind])
-        sessions.append(Session(made[0], tmp_path / "agent", code=code, **environment))
+        sessions.append(Session(made[0], tmp_path / "agent", words, **environment))
         return made[0], sessions[-1]
 
     yield begin
@@ -218,40 +220,77 @@ def test_a_kill_right_behind_a_step_is_undone_by_restore_alone(start: Start, ste
 
 
 def test_silence_counts_as_a_lost_connection(start: Start) -> None:
-    shorter = "agent.LOST_AFTER_S, agent.ALIVE_EVERY_S = 0.5, 0.1"
-    code = f"import sys; sys.path.insert(0, {str(FILE.parent)!r}); import board as agent; {shorter}; agent.main()"
-    board, session = start(code=code)
+    board, session = start("agx_orin_64g", "--lost-after", "0.5")
     before = board.snapshot()
     assert session.ask("lock")["locked"]
     session.process.wait(20)
     assert board.snapshot() == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_without_permission_nothing_is_changed_and_it_is_said_how_to_get_it(tmp_path: Path) -> None:
-    board = boards.make("agx_orin_64g", tmp_path / "board", root_needed=True)
-    shutil.copy(FILE, tmp_path)
-    (tmp_path / "agent").mkdir()
-    (tmp_path / "agent").chmod(0o777)
+def _as_a_user(board: boards.Board, folder: Path) -> dict[str, Any]:
+    """What a session of a user who is not root is told when it locks the clocks; then it ends."""
+    shutil.copy(FILE, folder)
+    (folder / "agent").mkdir()
+    (folder / "agent").chmod(0o777)
     boards.open_to_all(board)
-    before = board.snapshot()
-    words = [str(boards.PYTHON), str(tmp_path / FILE.name), "--folder", str(tmp_path / "agent")]
+    words = [str(boards.PYTHON), str(folder / FILE.name), "--folder", str(folder / "agent")]
     request = json.dumps({"id": 1, "request": "lock"})
     done = subprocess.run(
-        [*words, "--sysroot", str(board.root)], input=request + "\n", env=board.env, user=65534, capture_output=True,
-        text=True, check=True,
+        [*words, "--sysroot", str(board.root)], input=request + "\n", env=board.env, capture_output=True, text=True,
+        check=True, user=NOBODY if os.geteuid() == 0 else None,
     )  # fmt: skip
-    told = json.loads(done.stdout)
-    assert not told["locked"] and "no permission on the board" in told["why"]
-    assert "/etc/sudoers.d/" in told["remedy"]
-    assert board.snapshot() == before
+    return json.loads(done.stdout)
+
+
+def test_without_permission_nothing_is_changed_and_it_is_said_how_to_get_it(tmp_path: Path) -> None:
+    board = boards.make("agx_orin_64g", tmp_path / "board", root_needed=True)
+    before = board.snapshot()
+    for silently in (False, True):
+        board.change(refuses_silently=silently)
+        (tmp_path / str(silently)).mkdir()
+        told = _as_a_user(board, tmp_path / str(silently))
+        assert not told["locked"] and "no permission on the board" in told["why"]
+        assert "/etc/sudoers.d/" in told["remedy"]
+        assert board.snapshot() == before
+
+
+def test_clocks_are_locked_and_put_back_by_sudo(tmp_path: Path) -> None:
+    board = boards.make("agx_orin_64g", tmp_path / "board", root_needed=True, sudo=True)
+    board.change(refuses_silently=True)
+    before = board.snapshot()
+    for path in (board.root, *board.root.rglob("*")):
+        path.chmod(0o777)  # the fakes write as who they are
+    told = _as_a_user(board, tmp_path)
+    assert told["locked"] and told["seen"]["power_mode"] == "MAXN"
+    assert board.snapshot() == before and ["nvpmodel", "-m", "0"] in board.calls()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a program that another user can't kill")
+def test_a_program_of_root_s_that_hangs_does_not_hang_the_agent(tmp_path: Path) -> None:
+    board = boards.make("agx_orin_64g", tmp_path / "board")
+    boards.open_to_all(board)
+    shutil.copy(FILE, tmp_path)
+    sudo = tmp_path / "sudo"
+    shutil.copy(boards.PYTHON.resolve(), sudo)
+    sudo.chmod(0o4755)
+    hang = "import os, time; os.setresuid(0, 0, 0); print(os.getpid(), flush=True); time.sleep(60)"
+    code = f"import board; print(board.Machine(program_limit_s=1).run({str(sudo)!r}, '-S', '-c', {hang!r}))"
+    done = subprocess.run(
+        [str(boards.PYTHON), "-c", code], cwd=tmp_path, user=NOBODY, capture_output=True, text=True, timeout=30,
+        check=False,
+    )  # fmt: skip
+    left = [pid for pid, words in ssh_boards.commands().items() if words[0] == str(sudo)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    if not left:
+        pytest.skip("a program can't become root's here")
+    assert "no end after 1 s" in done.stdout, done.stderr
 
 
 def test_a_board_has_one_session_at_a_time(start: Start) -> None:
-    code = f"import sys; sys.path.insert(0, {str(FILE.parent)!r}); import board as agent; agent.BUSY_LIMIT_S = 0.2; "
     _, first = start()
     assert first.ask("hello")["ok"]
-    _, second = start(code=code + "sys.exit(agent.main())")
+    _, second = start("agx_orin_64g", "--busy-limit", "0.2")
     assert second.process.stdout is not None
     told = json.loads(second.process.stdout.readline())
     assert (told["id"], told["kind"]) == (0, "user") and "another session" in told["reason"]
@@ -311,7 +350,7 @@ def test_an_engine_is_built_once_and_the_model_is_not_kept(start: Start) -> None
     boards.write(session.folder / "work/tokens_64.onnx", "left by a session that was killed")
     files = session.put("tokens_64.onnx", b"graph")
     first = session.ask("build", files=files, options=OPTIONS)
-    assert first["ok"] and not first["kept"]
+    assert first["ok"] and first["engine_mib"] > 0
     assert session.ask("engine", files=files, options=OPTIONS)["built"]
     assert not any((session.folder / "models").iterdir())
     other = session.ask("engine", files=files, options=OPTIONS | {"precision": "fp16"})
@@ -354,6 +393,38 @@ def test_each_version_gets_its_flags(
     assert _last_flags(session).endswith(f"--warmUp=300 --duration=0 --iterations=25 --avgRuns=10 {time}")
 
 
+def test_weights_beside_a_graph_stay_for_the_next_one(start: Start) -> None:
+    _, session = start()
+    weights = session.put("weights.data", b"weights")
+    for name in ("tokens_64.onnx", "tokens_32.onnx"):
+        files = session.put(name, name.encode()) + weights
+        assert session.ask("build", files=files, options=OPTIONS)["ok"]
+        assert [path.name for path in (session.folder / "models").iterdir()] == [weights[0]["sha256"]]
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of an engine"])
+def test_an_engine_that_does_not_run_is_removed_once_to_be_built_again(start: Start, damage: bytes) -> None:
+    _, session = start()
+    key = session.engine()
+    session.end()
+    engine = session.folder / f"engines/{key}.engine"
+    engine.write_bytes(damage)
+    _, session = start()
+    assert session.ask("time", engine=key, warm_up_ms=200, count=3)["kind"] == "no engine"
+    assert not engine.exists() and session.engine() == key
+    engine.write_bytes(damage)  # one of this session: it is no use to build it again and again
+    assert session.ask("time", engine=key, warm_up_ms=200, count=3)["kind"] == "work"
+
+
+def test_what_a_build_can_not_have_is_said(start: Start) -> None:
+    _, session = start("tx2")
+    files = session.put("tokens_64.onnx", b"graph")
+    wanted = OPTIONS | {"precision": "fp16", "float32_layers": ["norm"]}
+    assert "can't hold single layers in fp32" in session.ask("build", files=files, options=wanted)["notes"][0]
+    told = session.ask("engine", files=files, options=OPTIONS | {"precision": "int8"})
+    assert told["kind"] == "user" and "has no int8" in told["reason"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [("FAKE_TRT_CRASH", "tokens_32", "signal 11"), ("FAKE_TRT_OUT_OF_MEMORY", "tokens_32", "out of memory")],
@@ -370,14 +441,14 @@ def test_a_build_is_not_begun_without_memory_for_it(start: Start) -> None:
     board, session = start()
     boards.write(board.root / "proc/meminfo", "MemTotal: 8000000 kB\nMemAvailable:  100000 kB")
     told = session.ask("build", files=session.put("tokens_32.onnx", b"graph"), options=OPTIONS)
-    assert not told["ok"] and "97 MiB are available" in told["reason"]
+    assert told["kind"] == "board" and "97 MiB are available" in told["reason"]
     assert not (session.folder / "trtexec.log").exists()
 
 
 def test_a_model_that_the_disk_has_no_room_for_is_refused(start: Start) -> None:
     _, session = start()
     told = session.ask("put", sha256="0" * 64, bytes=10**15, offset=0, data="AAAA")
-    assert not told["ok"] and "make room" in told["reason"]
+    assert told["kind"] == "board" and "make room" in told["reason"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
@@ -426,16 +497,23 @@ def test_a_request_that_makes_no_sense_is_answered_and_the_next_one_too(start: S
     assert session.ask("time", engine="0" * 32, warm_up_ms=1, count=1)["kind"] == "no engine"
 
 
-def test_cleaning_up_leaves_nothing(start: Start) -> None:
+def test_cleaning_up_leaves_what_is_another_run_s_and_the_lock_that_a_session_waits_for(start: Start) -> None:
     board, session = start()
     before = board.snapshot()
     session.ask("lock")
-    session.engine()
-    assert session.ask("cleanup")["problems"] == []
+    mine, other = session.engine(), session.engine("tokens_32.onnx")
+    _, waiting = start()
+    assert session.ask("cleanup", engines=[mine])["problems"] == []
     assert session.ask("bye")["ok"]
     session.process.wait(20)
-    assert not session.folder.exists()
     assert board.snapshot() == before
+    assert waiting.ask("hello")["ok"]
+    _, third = start("agx_orin_64g", "--busy-limit", "0.2")
+    assert third.process.stdout is not None
+    assert "another session" in third.process.stdout.readline().decode()
+    assert [path.stem for path in (session.folder / "engines").glob("*.engine")] == [other]
+    waiting.ask("cleanup", engines=[other])
+    assert [path.name for path in session.folder.iterdir()] == ["agent.lock"]
 
 
 def _trtexec(board: boards.Board) -> list[int]:

@@ -278,6 +278,7 @@ def make(
     pinned: bool = False,
     reboot_modes: Iterable[str] = (),
     root_needed: bool = False,
+    sudo: bool = False,
     enforced: bool = True,
     permission: bool = True,
     memory_lock: bool = True,
@@ -287,6 +288,7 @@ def make(
 
     `mode`: the power mode that is on (default: that of nvpmodel.conf). `pinned`: jetson_clocks is on already.
     `reboot_modes`: names that nvpmodel asks to reboot for. `root_needed`: the Jetson programs refuse who is not root.
+    `sudo`: it asks for no password.
     `enforced=False`: a lock is accepted and the clock stays lower. `permission=False`: NVIDIA's tools refuse changes.
     `memory_lock=False`: no lock on memory clocks. `gpus`: NVIDIA GPUs (default 1, none in a vm).
     """
@@ -296,7 +298,13 @@ def make(
     (root / ".fake/bin").mkdir(parents=True)
     count = gpus if gpus is not None else int(kind != "vm")
     save(root, "nvidia", _nvidia(count, jetson) | {"permission": permission, "memory_lock": memory_lock})
-    options = {"root_needed": root_needed, "enforced": enforced, "reboot_modes": list(reboot_modes)}
+    options = {
+        "root_needed": root_needed,
+        "refuses_silently": False,
+        "sudo": sudo,
+        "enforced": enforced,
+        "reboot_modes": list(reboot_modes),
+    }
     options |= {"not_restored": [], "restores_silently": False}
     board = Board(root)
     board.change_nvidia(enforced=enforced)
@@ -305,8 +313,8 @@ def make(
     else:
         save(root, "board", options | {"modes": []})
         _make_pc(root, kind)
-    # Always a fake nvidia-smi, so that no test can reach a real one: without a GPU it finds no driver.
-    _programs(board, ["nvpmodel", "jetson_clocks"] * jetson + ["nvidia-smi"])
+    # Always a fake nvidia-smi and sudo, so that no test can reach a real one: without a GPU it finds no driver.
+    _programs(board, ["nvpmodel", "jetson_clocks"] * jetson + ["nvidia-smi", "sudo"])
     return board
 
 

@@ -9,7 +9,7 @@ import pytest
 from staircases import KnownTarget, two_cliffs
 
 from pomt_edge.choose import staircase
-from pomt_edge.errors import PointFailed, UserError
+from pomt_edge.errors import PointFailed, Reconnected, UserError
 from pomt_edge.machine.counters import Reading
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Silent
@@ -18,6 +18,7 @@ from pomt_edge.measure.sweep import (
     ANCHOR_EVERY,
     BLOCK_SAMPLES,
     FAILED,
+    Begin,
     Cooling,
     Grid,
     Sweep,
@@ -281,11 +282,58 @@ def test_a_count_that_fails_is_no_row_and_the_others_are_as_without_it(tmp_path:
         curve = run.confirm(150)  # the choice itself may fail when it is measured again
     assert [point.tokens for point in curve.points] == [tokens for tokens in TOKENS if tokens != 150]
     assert [point.median_ms for point in curve.points] == pytest.approx([two_cliffs(p.tokens) for p in curve.points])
-    again = Failing(two_cliffs)
+
+
+def test_a_count_that_failed_is_tried_again_by_the_next_start_and_nothing_else_is(tmp_path: Path) -> None:
+    def run(target: KnownTarget, begin: Begin = dict) -> tuple[LatencyCurve, dict[int, str]]:
+        with Journal(tmp_path, {}) as journal:
+            sweeping = Sweep(Grid(TOKENS[:60]), target, journal, Silent(), begin)
+            return sweeping.run(), sweeping.failed
+
+    first = Failing(two_cliffs, noise=0)
+    first.after = 5
+    curve, failed = run(first)
+    assert failed == {150: "150 tokens: out of memory"}
+    # It can't even be built now: there is nothing to measure, the anchor neither.
+    unbuilt = KnownTarget(two_cliffs)
+    same, failed = run(unbuilt, lambda: {FAILED: {150: "does not build"}})
+    assert (same.points, failed) == (curve.points, {150: "does not build"})
+    assert 197 not in unbuilt.blocks()
+    mended = KnownTarget(two_cliffs, noise=0)
+    whole, failed = run(mended)
+    assert failed == {} and {tokens for tokens, _ in mended.calls} == {197, 150}
+    assert whole.at(150).median_ms == pytest.approx(two_cliffs(150)) and whole.at(150).blocks >= 3
+    assert whole.points[1:47] == curve.points[1:47]  # down to 151
+    again = KnownTarget(two_cliffs)
+    assert run(again)[0] == whole and again.calls == []
+
+
+class Cut(KnownTarget):
+    """Loses its connection at some calls; after each its speed is another."""
+
+    cuts: tuple[int, ...] = ()
+
+    def time_ms(self, tokens: int, count: int) -> list[float]:
+        samples = super().time_ms(tokens, count)
+        if len(self.calls) - 1 in self.cuts:
+            raise Reconnected("connection lost; the same command goes on")
+        return samples
+
+
+def test_a_device_that_was_lost_and_is_back_is_another_segment_and_moves_no_point(tmp_path: Path) -> None:
+    cuts = (159, 405)
+    target = Cut(two_cliffs, noise=0, speed=lambda call: (1.0, 1.5, 0.7)[sum(call > cut for cut in cuts)])
+    target.cuts = cuts
     with Journal(tmp_path, {}) as journal:
-        resumed = Sweep(Grid(TOKENS), again, journal, Silent())
-        assert resumed.run() == curve and resumed.failed == run.failed
-    assert again.calls == []
+        run = Sweep(Grid(TOKENS), target, journal, Silent())
+        baseline_ms = run.run().baseline.median_ms
+    for tokens, blocks in run._blocks().items():
+        assert np.concatenate(blocks) / baseline_ms == pytest.approx(two_cliffs(tokens) / 10, rel=1e-9)
+    target = Cut(two_cliffs)
+    target.cuts = tuple(range(150, 10**4))
+    with pytest.raises(UserError, match="connection lost"):  # at each block: it would never end
+        sweep(tmp_path / "ever", target)
+    assert len(target.calls) < 200
 
 
 def test_an_interrupted_sweep_with_a_failed_count_measures_nothing_twice(tmp_path: Path) -> None:
