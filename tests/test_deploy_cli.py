@@ -7,7 +7,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,7 @@ ROOT = Path(__file__).parents[1]
 QUICK = ["--threads", "1", "--no-lock", "--point-seconds", "0.05", "--images", "8"]
 BY_HAND = ["--model", "demo", "--bs", "2", "--removed", "80"]
 
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 
 def plan(**changes: Any) -> Plan:

@@ -17,7 +17,6 @@ from typing import Any
 import boards
 import pytest
 import ssh_boards
-import torch
 from ssh_boards import SshBoard, until
 
 from pomt_edge import cli
@@ -31,12 +30,7 @@ COARSE = ["--grid-stride", "35", "--grid-stop", "22", "--images", "32", *TAME]
 """Six counts of the demo, and accuracy on few images."""
 DEIT = ["--model", "deit_small", "--bs", "4", *TAME]
 
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 
 def compute(*words: str | Path) -> int:

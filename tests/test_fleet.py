@@ -10,12 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import boards
 import pytest
-import torch
 
 from pomt_edge import cli, fleet_file
 from pomt_edge.commands.common import INTERRUPTED, NEGATIVE, USAGE_ERROR
@@ -26,12 +24,7 @@ from pomt_edge.request import Request
 ROOT = Path(__file__).parents[1]
 QUICK = ["--grid-stride", "60", "--grid-stop", "77", "--point-seconds", "0.02", "--images", "32", "--max-drop", "90"]
 
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 
 def written(folder: Path, text: str) -> Path:

@@ -7,13 +7,12 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import boards
 import pytest
-import torch
 from processes import Running
 from quick import QUICK, TAME, rows
 
@@ -21,12 +20,7 @@ from pomt_edge import Plan, cli
 from pomt_edge.commands.common import INTERRUPTED
 from pomt_edge.measure.sweep import CONFIRMATION_ROUND
 
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 
 LOCKED_RUN = [*QUICK[:-1], "--grid-stride", "100", "--budget-ms", "1e6", "--device", "cpu", "--bs", "4"]

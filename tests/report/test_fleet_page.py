@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import samples
-from test_page import DESKTOP, PHONE, luminance
+from pages import DESKTOP, PAPER, PHONE, Open, assert_quiet, opener
+from test_page import luminance
 
 from pomt_edge.records import RECORDED, SIMULATED, Fleet, FleetRun, Result
 from pomt_edge.report import fleet, fleet_chart
-
-PAPER = (720, 1000)
-Open = Callable[..., Any]
 
 
 def of(result: Result, origin: str = "measured", mode: str | None = None, **plan: Any) -> Result:
@@ -65,24 +62,8 @@ def many() -> Fleet:
 
 
 @pytest.fixture
-def open_fleet(browser: Any, tmp_path: Path) -> Open:
-    """Opens a fleet's page on a screen of a given size."""
-
-    def opened(shown: Fleet, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> Any:
-        file = tmp_path / "fleet.html"
-        file.write_text(fleet.render(shown), encoding="utf-8")
-        screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        media = "print" if size == PAPER else ""
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
-        browser.get("about:blank")
-        browser.get_log("browser"), browser.get_log("performance")
-        browser.get(file.as_uri())
-        return browser
-
-    yield opened
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+def open_fleet(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    yield from opener(browser, tmp_path, fleet.render)
 
 
 # In the browser.
@@ -91,11 +72,7 @@ def open_fleet(browser: Any, tmp_path: Path) -> Open:
 @pytest.mark.parametrize("sample", [mixed, hostile, nothing, broken], ids=lambda sample: sample.__name__)
 def test_page_opens_without_console_message_request_or_script(sample: Callable[[], Fleet], open_fleet: Open) -> None:
     browser = open_fleet(sample())
-    assert browser.find_element("id", "verdict").is_displayed()
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert [url for url in urls if not url.startswith("data:")] == [browser.current_url]
+    assert_quiet(browser)
     assert browser.execute_script("return document.scripts.length") == 0
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import samples
-from test_page import DESKTOP, PHONE, luminance
+from pages import DESKTOP, PAPER, PHONE, Open, assert_quiet, opener
+from test_page import luminance
 
 from pomt_edge import console
 from pomt_edge.records import AccuracyCurve, AccuracyPoint, Contest, Cost, LatencyCurve, Result
@@ -22,8 +22,6 @@ from pomt_edge.simulator.error import totals
 
 NAMES = ("l2_norm", "pitome", "pomt", "pomt:score=cls", "random", "tome", "topk")
 COSTS = (Cost(4.6, 22_000_000, 12.3, (197,) * 12), Cost(3.2, 22_000_000, 11.3, (128,) * 12))
-PAPER = (720, 1000)
-Open = Callable[..., Any]
 Curve = dict[int, tuple[float, float]]
 """Tokens to speedup and accuracy, the unreduced model aside."""
 
@@ -182,24 +180,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def open_contest(browser: Any, tmp_path: Path) -> Open:
-    """Opens a comparison's page on a screen of a given size."""
-
-    def opened(contest: Contest, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> Any:
-        file = tmp_path / "methods.html"
-        file.write_text(methods.render(contest), encoding="utf-8")
-        screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        media = "print" if size == PAPER else ""
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
-        browser.get("about:blank")
-        browser.get_log("browser"), browser.get_log("performance")
-        browser.get(file.as_uri())
-        return browser
-
-    yield opened
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+def open_contest(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    yield from opener(browser, tmp_path, methods.render)
 
 
 # In the browser.
@@ -210,11 +192,7 @@ def test_page_opens_without_console_message_request_or_script(
     sample: Callable[[], Contest], open_contest: Open
 ) -> None:
     browser = open_contest(sample())
-    assert browser.find_element("id", "verdict").is_displayed()
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert [url for url in urls if not url.startswith("data:")] == [browser.current_url]
+    assert_quiet(browser)
     assert browser.execute_script("return document.scripts.length") == 0
 
 

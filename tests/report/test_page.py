@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import samples
+from pages import PHONE, Open, assert_quiet, opener
 
 from pomt_edge.records import AccuracyCurve, LatencyCurve, Result, Segment, Staircase
 from pomt_edge.report import chart, tables, words
 from pomt_edge.report.page import render
 
-DESKTOP, PHONE = (1280, 900), (390, 844)
-Open = Callable[..., Any]
-
 
 @pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Open:
-    """Opens a result's page on a screen of a given size; earlier console and network records are dropped."""
-
-    def opened(result: Result, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> Any:
-        file = tmp_path / "report.html"
-        file.write_text(render(result), encoding="utf-8")
-        screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.get("about:blank")
-        browser.get_log("browser"), browser.get_log("performance")
-        browser.get(file.as_uri())
-        return browser
-
-    return opened
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    yield from opener(browser, tmp_path, render)
 
 
 def hover(browser: Any, tokens: int) -> None:
@@ -76,11 +59,7 @@ SAMPLES = [samples.staircase, samples.smooth, samples.few, samples.hostile, samp
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.__name__)
 def test_page_opens_without_console_message_or_request(sample: Callable[[], Result], open_page: Open) -> None:
     browser = open_page(sample())
-    assert browser.find_element("id", "verdict").is_displayed()
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert [url for url in urls if not url.startswith("data:")] == [browser.current_url]
+    assert_quiet(browser)
 
 
 def test_the_policy_stops_what_the_page_did_not_bring(open_page: Open) -> None:
