@@ -105,7 +105,7 @@ def test_the_plan_reduces_the_model_as_the_readme_shows(simulated: Path) -> None
 
 
 TWO_COUNTS = ["--bs", "4", *QUICK, "--grid-stop", "107", "--grid-stride", "90", "--device", "cpu"]
-TWO_COUNTS += ["--images", "100", "--accuracy-grid", "full", "--max-drop", "60"]
+TWO_COUNTS += ["--images", "200", "--accuracy-grid", "full", "--max-drop", "60"]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_another_engine_measures_its_own_curve_of_the_same_model(
     assert plan.engine == engine and plan.verdict in ("prune", "keep")
     for expected, found in zip(by_torch, rows(tmp_path / "accuracy.csv"), strict=True):
         assert expected["tokens"] == found["tokens"]
-        assert float(found["percent"]) == pytest.approx(float(expected["percent"]), abs=2.01), "one or two near ties"
+        assert float(found["percent"]) == pytest.approx(float(expected["percent"]), abs=1.01), "one or two near ties"
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["engine"] == engine and environment["versions"][engine] and environment["threads"] == 1
 
@@ -404,7 +404,7 @@ def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) ->
 def test_all_methods_are_compared_and_the_best_ones_plan_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [*SIMULATED, "--grid-stride", "70", "--images", "24", "--max-drop", "90", "--bs", "4", "--method", "all"]
+    options = [*SIMULATED, "--grid-stride", "70", "--max-drop", "60", "--bs", "4", "--method", "all"]
     assert cli.run([*options, "--out", str(tmp_path / "out"), "--json"]) == 0
     printed = capsys.readouterr()
     found = json.loads((tmp_path / "out" / "methods.json").read_text())

@@ -402,6 +402,9 @@ def test_a_count_that_does_not_build_is_a_failed_row_and_the_others_go_on(
     assert set(curve_of(out)) == {197, 27}
     assert any(note.startswith("112 tokens could not be measured") and "signal 11" in note for note in result.notes)
     assert "112 tokens could not be measured" in told.out and "112 tokens could not be measured" in page_of(out)
+    blocks = calls(out)
+    assert compute(*to(board), *FEW, "--max-drop", "60", "--out", out) == 0
+    assert calls(out) == blocks and result_in(out).notes == result.notes
 
 
 @over_ssh

@@ -93,9 +93,10 @@ def test_a_lock_that_does_not_hold_is_said_and_can_be_made_an_error(
 
 
 def wait_until(happened: Callable[[], bool], running: Running, said: Path) -> None:
+    deadline = time.monotonic() + 120
     while not happened():
-        assert running.poll() is None, said.read_text()
-        time.sleep(0.01)
+        assert running.poll() is None and time.monotonic() < deadline, said.read_text()
+        time.sleep(0.002)
 
 
 @pytest.fixture
@@ -145,9 +146,7 @@ class Killed:
     def kill_once(self, reached: Callable[[list[dict[str, Any]]], bool]) -> None:
         """Start, and kill -9 soon after what is on disk is as wanted."""
         running = Running(self.words, self.said)
-        while not reached(self.measured()):
-            assert running.poll() is None, self.said.read_text()
-            time.sleep(0.002)
+        wait_until(lambda: reached(self.measured()), running, self.said)
         time.sleep(random.uniform(0, 0.01))
         running.send(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL, self.said.read_text()
@@ -168,16 +167,24 @@ def test_kill_9_at_ten_random_moments_loses_nothing_that_was_on_disk(tmp_path: P
 
     # The first rounds follow from the seed; the later ones from what was measured, which has another noise.
     first, second = (
-        [(visit["round"], visit["tokens"]) for visit in each.measured() if "ms" in visit and not visit["frames"]]
+        [
+            (entry["round"], entry["tokens"])
+            for entry in each.measured()
+            if entry.get("round", 9) < 3 and not entry["frames"]
+        ]
         for each in (run, whole)
     )
-    of_three_rounds = 3 * max(sum(visit[0] == 0 for visit in second), 1)
-    assert first[:of_three_rounds] == second[:of_three_rounds], "the same points in the same order, each once"
+    assert first == second, "the same points in the same order, each once"
     assert rows(run.out / "accuracy.csv") == rows(whole.out / "accuracy.csv")
     assert sorted(os.listdir(run.out)) == sorted(os.listdir(whole.out))
-    plans = [Plan.load(each.out) for each in (run, whole)]
-    assert plans[0].tokens_out == plans[1].tokens_out and plans[0].verdict == "prune"
-    assert plans[0].speedup == pytest.approx(plans[1].speedup, rel=0.01)
+    counts = [[row["tokens"] for row in rows(each.out / "curve.csv")] for each in (run, whole)]
+    assert counts[0] == counts[1]
+    plans = [Plan.load(each.out).to_dict() for each in (run, whole)]
+    assert plans[0]["verdict"] == "prune" and plans[0]["speedup"] == pytest.approx(plans[1]["speedup"], rel=0.01)
+    timed = {"baseline_ms", "predicted_ms", "speedup", "speedup_low", "speedup_high", "because"}
+    assert {name: value for name, value in plans[0].items() if name not in timed} == {
+        name: value for name, value in plans[1].items() if name not in timed
+    }
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:

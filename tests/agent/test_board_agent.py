@@ -282,6 +282,7 @@ def test_a_program_of_root_s_that_hangs_does_not_hang_the_agent(tmp_path: Path) 
     left = [pid for pid, words in ssh_boards.commands().items() if words[0] == str(sudo)]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
+    assert done.returncode == 0, done.stderr
     if not left:
         pytest.skip("a program can't become root's here")
     assert "no end after 1 s" in done.stdout, done.stderr
@@ -351,6 +352,10 @@ def test_an_engine_is_built_once_and_the_model_is_not_kept(start: Start) -> None
     files = session.put("tokens_64.onnx", b"graph")
     first = session.ask("build", files=files, options=OPTIONS)
     assert first["ok"] and first["engine_mib"] > 0
+    engine = session.folder / "engines" / f"{first['engine']}.engine"
+    written = engine.stat().st_mtime_ns
+    assert session.ask("build", files=files, options=OPTIONS)["engine"] == first["engine"]
+    assert engine.stat().st_mtime_ns == written
     assert session.ask("engine", files=files, options=OPTIONS)["built"]
     assert not any((session.folder / "models").iterdir())
     other = session.ask("engine", files=files, options=OPTIONS | {"precision": "fp16"})

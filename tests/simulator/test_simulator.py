@@ -195,6 +195,7 @@ def test_the_published_error_is_that_of_the_constants_as_they_are() -> None:
         off = 100 * np.abs(latency / real["median_ms"] - 1)
         row = rows[f"{real['model']}, batch {real['batch_size']}, {precision}"]
         assert np.median(off) == pytest.approx(row["median_percent"], abs=0.06)
+        assert np.percentile(off, 90) == pytest.approx(row["p90_percent"], abs=0.06)
         assert cliffs(latency) == set(row["predicted_at_tokens"])
         assert cliffs(np.array(real["median_ms"])) == set(row["cliffs_at_tokens"])
 
