@@ -36,7 +36,8 @@ def in_words(known: Mapping[str, Any]) -> str:
         f"Checked on a real H200: with tokens sliced at the input it is {known['median_percent']:g} % off (median; "
         f"{known['p90_percent']:g} % at the 90th percentile) on curves that its constants were not fitted on, though "
         f"kernels' tiles were chosen with them in view, and foresees {known['cliffs_predicted']} of {known['cliffs']} "
-        "steps over 4 %."
+        f"steps over 4 % within one token; of {known['predicted']} that it shows {known['predicted_that_are_real']} "
+        "are real."
     )
     if reduced := known.get(REDUCED):
         text += (
