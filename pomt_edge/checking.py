@@ -26,6 +26,7 @@ from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.request import Request
 from pomt_edge.simulator.asked import assumptions
+from pomt_edge.targets import recordings
 from pomt_edge.targets.recorded import IN_TF32, RecordedTarget
 from pomt_edge.targets.simulated import SimulatedTarget
 
@@ -72,6 +73,7 @@ def check(request: CheckRequest) -> Checked:
         UserError: no such model or device, a model that the plan's method can't reduce, a count that was not recorded.
     """
     plan = request.plan
+    _check_device(request)
     request = dataclasses.replace(request, power_mode=_power_mode(request))
     created = _created(request)
     objection = _objection(plan, created.model)
@@ -79,14 +81,15 @@ def check(request: CheckRequest) -> Checked:
         return Checked(created.name, plan.engine, request.power_mode, Standing(False, objection), ())
     place, curve = _curve_of(request, created)
     before = _before(request, curve, place)
-    promised = plan.speedup if _is_the_plans(plan, request, place) else None
+    promised = plan.speedup if _is_the_plans(request, place) else None
     standing = judge(curve, before, plan.tokens_out, request.tolerance_percent, promised)
     engine = place.curve.engine if isinstance(place, RecordedTarget) else plan.engine
     return Checked(created.name, engine, place.power_mode, standing, tuple(_notes(request, place)))
 
 
-def _is_the_plans(plan: Plan, request: CheckRequest, place: Checkable) -> bool:
+def _is_the_plans(request: CheckRequest, place: Checkable) -> bool:
     """Whether it is the device that the plan was made on, as it was then."""
+    plan = request.plan
     return plan.device == request.device and _bare(plan.power_mode) == _bare(place.power_mode)
 
 
@@ -99,7 +102,7 @@ def _before(request: CheckRequest, curve: LatencyCurve, place: Checkable) -> Lat
     plan = request.plan
     own = CheckRequest(plan, request.device, power_mode=request.power_mode)
     if (request.model, request.num_classes, request.image_px) == (None, None, None):
-        return curve if _is_the_plans(plan, request, place) else None
+        return curve if _is_the_plans(request, place) else None
     try:
         created = _created(own)
         return None if _objection(plan, created.model) else _curve_of(own, created)[1]
@@ -125,7 +128,7 @@ def _curve_of(request: CheckRequest, created: Created) -> tuple[Checkable, Laten
     variant(plan.tokens_out)  # says so if the method can't reduce this model
     wanted = Wanted(_request(request), created.name, created.model, by, blocks, variant, counts)
     place = open_place(wanted, Silent())
-    assert isinstance(place, (SimulatedTarget, RecordedTarget))  # `_power_mode` refuses all others
+    assert isinstance(place, (SimulatedTarget, RecordedTarget))  # `_check_device` refuses all others
     return place, _curve(place, counts, plan)
 
 
@@ -150,25 +153,32 @@ def _request(request: CheckRequest) -> Request:
     )
 
 
-def _power_mode(request: CheckRequest) -> str | None:
-    """That to simulate: the one asked for, else the plan's where the device has it; None: that of its figures.
-
-    Raises:
-        UserError: no device that can be checked on, or one whose mode can't be chosen.
-    """
+def _check_device(request: CheckRequest) -> None:
+    """Raise a UserError for a device that can't be checked on, or whose power mode can't be chosen."""
     kind, _, name = request.device.partition(":")
-    if kind == "recorded" and request.power_mode:
-        raise UserError(f"--power-mode can't be changed in a recording; leave it out with --device {request.device}")
-    if kind == "recorded":
-        return None
-    if kind != "sim":
+    if kind == "sim":
+        profiles.load(name)
+    elif kind == "recorded":
+        recordings.load(name)
+        if request.power_mode:
+            raise UserError(
+                f"--power-mode can't be changed in a recording; leave it out with --device {request.device}"
+            )
+    else:
         raise UserError(
             f"--device {request.device}: check takes sim:PROFILE or recorded:NAME; where a device is at hand, measure "
             "again (offline_compute) and hold the two runs together (pomt-edge compare)"
         )
-    profile, of_plan = profiles.load(name), request.plan.power_mode
-    mode = profile.mode(of_plan) if of_plan and not request.power_mode else None
-    return mode.name if mode and mode.sm_count is not None else request.power_mode
+
+
+def _power_mode(request: CheckRequest) -> str | None:
+    """That to simulate: the one asked for, else the plan's where the device has it; None: that of its figures."""
+    kind, _, name = request.device.partition(":")
+    if kind != "sim" or request.power_mode:
+        return request.power_mode
+    of_plan = request.plan.power_mode
+    mode = profiles.load(name).mode(of_plan) if of_plan else None
+    return mode.name if mode and mode.sm_count is not None else None
 
 
 def _objection(plan: Plan, model: nn.Module) -> str | None:
@@ -212,7 +222,7 @@ def _notes(request: CheckRequest, place: Checkable) -> list[str]:
     notes = []
     if plan.device != request.device:
         notes.append(f"The plan was made on {plan.device}: its speedup there is not compared with {request.device}.")
-    elif not _is_the_plans(plan, request, place):
+    elif not _is_the_plans(request, place):
         was = f"was made in {plan.power_mode}" if plan.power_mode else "does not say in which power mode it was made"
         now = f"is {place.power_mode}" if place.power_mode else "is of an unknown one"
         notes.append(f"The plan {was}, and this {now}: its speedup is not compared.")

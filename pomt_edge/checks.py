@@ -33,6 +33,12 @@ def a_file(option: str, path: Path | None, expected: str) -> None:
         raise UserError(f"{option} {path}: {absent(path)}; expected {expected}")
 
 
+def is_here(device: str) -> bool:
+    """Whether a device's name is of this machine: auto, cpu, cuda or cuda:N."""
+    kind, _, number = device.partition(":")
+    return kind in ("auto", "cpu", "cuda") and (not number or (kind == "cuda" and number.isdecimal()))
+
+
 def absent(path: Path) -> str:
     """What is at a path where something else was expected."""
     return "is a folder" if path.is_dir() else "is a file" if path.exists() else "no such file or folder"

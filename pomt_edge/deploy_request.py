@@ -12,6 +12,7 @@ from pomt_edge.errors import UserError
 from pomt_edge.export.target import TARGETS
 from pomt_edge.records import Plan, RecordError
 from pomt_edge.reduce import METHODS
+from pomt_edge.request import ELSEWHERE
 
 ONNX = "onnx"
 """No engine: the graphs are the result."""
@@ -90,13 +91,12 @@ class DeployRequest:
         self.further_counts()
 
     def _check_device(self) -> None:
-        kind, _, number = self.device.partition(":")
-        if kind in ("sim", "recorded", "ssh"):
+        if self.device.partition(":")[0] in ELSEWHERE:
             raise UserError(
                 f"--device {self.device}: engines are built and measured on this machine; for a board give "
                 "--engine onnx --target jetpack6 --bundle DIR and run the bundle there"
             )
-        if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        if not checks.is_here(self.device):
             raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
 
     def _check_source(self) -> None:
@@ -161,7 +161,7 @@ def with_plan(request: DeployRequest, plan: Plan) -> DeployRequest:
         batch_size=request.batch_size or plan.batch_size,
         num_classes=request.num_classes if request.num_classes is not None else _classes(plan),
         image_px=request.image_px or (None if plan.model == demo.NAME else plan.image_px),
-        engine=request.engine or plan.engine,
+        engine=request.engine or engines.as_typed(plan.engine),
         precision=request.precision or plan.precision,
         device=plan.device if _keeps_device(request, plan) else request.device,
     )
@@ -169,7 +169,7 @@ def with_plan(request: DeployRequest, plan: Plan) -> DeployRequest:
 
 def _keeps_device(request: DeployRequest, plan: Plan) -> bool:
     """Whether to stay on the device that the plan was measured on: where nothing else was asked for."""
-    same_engine = request.engine in (None, plan.engine)
+    same_engine = request.engine in (None, engines.as_typed(plan.engine))
     return request.device == "auto" and same_engine and plan.device.startswith(("cpu", "cuda"))
 
 

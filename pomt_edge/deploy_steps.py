@@ -223,7 +223,8 @@ class Steps:
         with self._clocks_held(engine):
             for name, source in sources.items():
                 made = self._made(name, engine, source)
-                sessions |= {name: made} if made else {}
+                if made:
+                    sessions[name] = made
                 self._progress.advance(name)
         return {} if self.missing else sessions
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import platformdirs
 
-from pomt_edge import catalogue
+from pomt_edge import catalogue, engines
 from pomt_edge.errors import UserError
 from pomt_edge.records.fleet import in_words
 from pomt_edge.request import OF_A_RECORDING, Request, default_engine
@@ -116,7 +116,7 @@ class FleetDevice:
             field = OPTIONS[name].field
             changes[field.removeprefix("not ")] = not value if field.startswith("not ") else value
         if "engine" in changes:
-            changes["engine"] = changes["engine"].replace("_", "-")
+            changes["engine"] = engines.as_typed(changes["engine"])
         try:
             if "engine" not in self.own and not engine_typed:
                 changes["engine"] = default_engine(self.device)

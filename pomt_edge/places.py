@@ -95,8 +95,8 @@ def obtainable(request: Request, model: str, tokens: tuple[int, ...], progress: 
     if there == tokens:
         return tokens
     recorded_counts = f"{curve.title} was recorded at {curve.counts} tokens"
-    asked = (request.grid_start, request.grid_stop, request.grid_stride)
-    if any(given is not None for given in asked) or tokens[0] not in there or len(there) < 2:
+    grid = (request.grid_start, request.grid_stop, request.grid_stride)
+    if any(given is not None for given in grid) or tokens[0] not in there or len(there) < 2:
         raise UserError(f"--device {request.device} has not all counts of the grid: {recorded_counts}")
     progress.note(f"the grid is what was recorded: {recorded_counts}")
     return there

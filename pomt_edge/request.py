@@ -106,6 +106,10 @@ class Request:
         return self.device.partition(":")[0] in ELSEWHERE
 
     @property
+    def is_simulated(self) -> bool:
+        return self.device.startswith("sim:")
+
+    @property
     def is_recorded(self) -> bool:
         return self.device.startswith("recorded:")
 
@@ -116,7 +120,7 @@ class Request:
     @property
     def calibrated(self) -> bool:
         """Whether images have to show the ranges of the activations: not where nothing is built."""
-        return self.precision == "int8" and self.device.partition(":")[0] not in ("sim", "recorded")
+        return self.precision == "int8" and not (self.is_simulated or self.is_recorded)
 
     @property
     def simulated(self) -> dict[str, Any]:
@@ -223,7 +227,7 @@ class Request:
             recordings.load(rest)
         elif kind == "ssh" and rest.startswith("//"):
             pass  # what there is shows when it is opened
-        elif kind not in ("auto", "cpu", "cuda") or (rest and not (kind == "cuda" and rest.isdecimal())):
+        elif not checks.is_here(self.device):
             raise UserError(
                 f"--device {self.device}: expected cpu, cuda, cuda:N, sim:PROFILE, recorded:NAME or ssh://USER@HOST "
                 "(pomt-edge devices lists the profiles)"
@@ -238,8 +242,9 @@ class Request:
             )
         if self.is_elsewhere:
             self._check_elsewhere(kind)
-        if kind == "sim":
-            noise.parse("none" if self.noise is None else self.noise)
+        if self.noise is not None:
+            noise.parse(self.noise)
+        if self.is_simulated:
             asked.check(profiles.load(rest), **self.simulated, power_mode=self.power_mode)
 
     def _check_elsewhere(self, kind: str) -> None:

@@ -24,7 +24,7 @@ def offline_compute(
         "device": device,
         "model": plan.model,
         "bs": str(plan.batch_size),
-        "engine": plan.engine.replace("_", "-"),
+        "engine": plan.engine,
         "precision": plan.precision,
         "method": plan.method,
         "block": "all" if all(plan.schedule) else ",".join(blocks),

@@ -123,6 +123,7 @@ def deploy(
     Without options it deploys the newest plan in runs/. Exit codes: 0 deployed, 1 the proof failed or the plan's
     promise did not hold, 2 something to mend in the command, 3 the engine is not here (a bundle is written).
     """
+    from pomt_edge import engines
     from pomt_edge.deploy_request import DeployRequest
 
     request = DeployRequest(
@@ -136,7 +137,7 @@ def deploy(
         image_px=image_size,
         weights=weights,
         random_weights=random_weights,
-        engine=engine.replace("_", "-") if engine else None,
+        engine=engines.as_typed(engine) if engine else None,
         device=device,
         provider=provider,
         compile=compile_it,

@@ -161,6 +161,7 @@ def offline_compute(
     Without options it runs the embedded demo. A run that was interrupted goes on when it is started again with
     the same --out.
     """
+    from pomt_edge import engines
     from pomt_edge.request import OF_A_RECORDING, Request, default_engine
 
     request = Request(
@@ -176,7 +177,7 @@ def offline_compute(
         crop_pct=crop_pct,
         interpolation=interpolation,
         device=device,
-        engine=engine.replace("_", "-") if engine else default_engine(device),
+        engine=engines.as_typed(engine) if engine else default_engine(device),
         noise=noise,
         precision=precision,
         compile=compiled,

@@ -153,7 +153,12 @@ class Engine(Protocol):
 
 def names() -> list[str]:
     """The engines as a user types them, such as 'trt-rtx'."""
-    return [name.replace("_", "-") for name in catalogue.names(ENGINES)]
+    return [as_typed(name) for name in catalogue.names(ENGINES)]
+
+
+def as_typed(name: str) -> str:
+    """'trt-rtx' for its module's name, too."""
+    return name.replace("_", "-")
 
 
 def load(name: str) -> Engine:

@@ -97,7 +97,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class _Failure:
-    """A count that can't be measured; a round's set of points follows from the rounds before it alone."""
+    """A count that this process could not measure; a round's points follow from the rounds before it alone."""
 
     because: str
     round: int

@@ -12,8 +12,8 @@ from typing import Any
 from pomt_edge.choose.sides import Side, of_result
 from pomt_edge.errors import UserError
 from pomt_edge.records import LatencyCurve, LatencyPoint, Result
+from pomt_edge.targets.recordings import PRECISIONS, TF32
 
-PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 EXPECTED = "expected the folder of a finished run, its result.json, or a recorded curve (JSON with 'curves', or CSV)"
 
 
@@ -76,7 +76,7 @@ def _from_recorded(name: str, data: Mapping[str, Any], curve: Mapping[str, Any])
         "model": curve.get("model"),
         "batch size": curve.get("batch_size"),
         "precision": PRECISIONS.get(str(precision), precision),
-        "TF32": True if curve.get("products") == "TF32" else None,
+        "TF32": True if curve.get("products") == TF32 else None,
         "tokens of the unreduced model": latency.baseline.tokens,
         # The text goes on with what else is known of the device.
         "device": str(data["device"]).split(",")[0].strip() if "device" in data else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pomt_edge.errors import UserError
 from pomt_edge.profiles.profile import PowerMode, Profile
+from pomt_edge.simulator import processor
 from pomt_edge.simulator.device import Way, device_of
 
 ENGINES = {"torch": "graph", "trt": "tensorrt"}
@@ -24,7 +25,9 @@ def check(
     """Raise a UserError for what can't be simulated of this device."""
     way = way_of(profile, engine=engine, precision=precision, batch_size=batch_size, cuda_graphs=cuda_graphs)
     mode = mode_of(profile, power_mode)
-    if profile.kind != "cpu":
+    if profile.kind == "cpu":
+        processor.check(profile, precision)
+    else:
         device_of(profile, way, mode)
 
 
@@ -73,7 +76,7 @@ def assumptions(profile: Profile, mode: PowerMode | None) -> tuple[str, ...]:
         "memory bandwidth": (mode.memory_gb_per_s, "memory_gb_per_s", "GB/s"),
     }
     return tuple(
-        f"The {what} in {mode.name} is not known: that of {profile.figures_in or 'the figures'} is taken, "
+        f"The {what} in {mode.name} is not known: that of {profile.figures_in} is taken, "
         f"{profile.figures[key].value:g} {unit}."
         for what, (known, key, unit) in taken.items()
         if known is None

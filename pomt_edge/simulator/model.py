@@ -47,8 +47,8 @@ class Simulator:
         self._constants = assumed or constants()
         self.device: Device | None = None if profile.kind == "cpu" else device_of(profile, way, mode)
         """None: an ordinary processor."""
-        if self.device is None and way.precision not in profile.precisions:
-            raise UserError(f"{profile.id} is simulated in {' or '.join(profile.precisions)} alone")
+        if self.device is None:
+            processor.check(profile, way.precision)
 
     def latency_ms(self, tokens: Sequence[int]) -> Times:
         """Milliseconds of one forward of a whole batch, with so many tokens left, [T]."""
@@ -57,8 +57,8 @@ class Simulator:
             raise UserError(f"tokens {list(tokens)}: the model has 1 to {self.geometry.tokens}")
         latency = np.empty(len(counts))
         for which, blocks in work.alike(self.geometry, self.reduction, counts):
-            kernels = self.kernels_us(counts[which], dataclasses.replace(self.reduction, blocks=blocks))
-            latency[which] = self._together_ms([time for _, time in kernels])
+            times = self.kernels_us(counts[which], dataclasses.replace(self.reduction, blocks=blocks))
+            latency[which] = self._together_ms([time for _, time in times])
         return latency
 
     def _together_ms(self, kernels_us: Sequence[Times]) -> Times:

@@ -7,10 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pomt_edge.errors import UserError
+from pomt_edge.profiles.profile import Profile
 from pomt_edge.simulator.constants import processor
 from pomt_edge.simulator.work import Counts, FusedAttention, Gemm, Kernel, Pass
 
 BYTES = 4
+
+
+def check(profile: Profile, precision: str) -> None:
+    """Raise a UserError for a precision that the processor is not simulated in."""
+    if precision not in profile.precisions:
+        raise UserError(f"{profile.id} is simulated in {' or '.join(profile.precisions)} alone")
 
 
 def time_us(kernel: Kernel) -> NDArray[np.float64]:

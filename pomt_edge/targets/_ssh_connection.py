@@ -108,10 +108,9 @@ class Connection:
 
     def _greeted(self, again: bool) -> Link:
         """A new link over which the board has said what it is and has locked its clocks where they shall be."""
-        # Where the network was cut the session before does not know it yet.
-        busy_limit_s = self._lost_after_s + agent.PROGRAM_LIMIT_S if again else self._lost_after_s / 3
-        options = ["--sysroot", self._sysroot]
-        options += ["--lost-after", f"{self._lost_after_s:g}", "--busy-limit", f"{busy_limit_s:g}"]
+        options = ["--sysroot", self._sysroot, "--lost-after", f"{self._lost_after_s:g}"]
+        if again:  # where the network was cut the session before does not know it yet
+            options += ["--busy-limit", f"{self._lost_after_s + agent.PROGRAM_LIMIT_S:g}"]
         link = Link(self.address, self._ssh_config, self._folder, options, self._lost_after_s / SIGNS_OF_LIFE)
         try:
             self.facts = accepted(self.address, link.ask({"request": "hello"}, self.progress.busy))

@@ -120,10 +120,10 @@ class Link:
         # In one line: csh, as a login shell, takes no other.
         start = ["python3", "-c", f"exec({START!r})", folder, str(len(agent_code())), *options]
         config = ["-F", str(ssh_config)] if ssh_config else []
-        options = [word for option in OPTIONS for word in ("-o", option)]
+        settings = [word for option in OPTIONS for word in ("-o", option)]
         try:
             self._ssh = subprocess.Popen(
-                ["ssh", "-T", *config, *options, *address.words, shlex.join(start)],
+                ["ssh", "-T", *config, *settings, *address.words, shlex.join(start)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

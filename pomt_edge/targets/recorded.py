@@ -179,9 +179,9 @@ def _curve_of(result: Result, journal: Path) -> dict[str, Any]:
     try:
         return _samples_of(result, journal)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = f"the field {error} is missing" if isinstance(error, KeyError) else error
         raise UserError(
-            f"{journal} is damaged, or of another version of pomt-edge: {reason}; measure again, with another --out"
+            f"{journal} is damaged, or of another version of pomt-edge: {recordings.damage(error)}; measure again, "
+            "with another --out"
         ) from error
 
 

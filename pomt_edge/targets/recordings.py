@@ -173,8 +173,12 @@ def _read(name: str, file: Any) -> Recording:
             curves=tuple(map(_curve, data["curves"])),
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = f"the field {error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(f"recording '{name}' ({file}) is damaged: {reason}; record it again") from error
+        raise UserError(f"recording '{name}' ({file}) is damaged: {damage(error)}; record it again") from error
+
+
+def damage(error: Exception) -> str:
+    """What is wrong with a file, by what went wrong in reading it."""
+    return f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _curve(data: Mapping[str, Any]) -> RecordedCurve:
@@ -224,7 +228,7 @@ def _positive(values: Sequence[Any]) -> tuple[float, ...]:
         raise ValueError("a count has no latencies")
     for value in values:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise ValueError(f"latencies are positive numbers, got {_short(value)}")
+            raise ValueError(f"expected positive numbers, got {_short(value)}")
     return tuple(values)
 
 

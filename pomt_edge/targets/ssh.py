@@ -276,8 +276,8 @@ class SshTarget:
         tensorrt = facts.pop("tensorrt", None)
         facts["trtexec"] = f"{facts.get('trtexec')}, TensorRT {tensorrt}"
         system = f"Linux {facts.get('kernel', '')} {facts.get('architecture', '')}".strip()
-        of_board = (self.device_name, MEASURED, system, facts, str(self._board.facts["python"]))
-        return _elsewhere.environment(setting, engine, *of_board, versions=known({"tensorrt": tensorrt}))
+        python, versions = str(self._board.facts["python"]), known({"tensorrt": tensorrt})
+        return _elsewhere.environment(setting, engine, self.device_name, MEASURED, system, facts, python, versions)
 
     def _clocks_under_load(self, seconds: float = LOAD_S) -> dict[str, Any]:
         request = {"request": "load", "seconds": max(round(seconds), 1)}
