@@ -20,7 +20,7 @@ from pomt_edge.models.create import Created
 from pomt_edge.models.family import family_of
 from pomt_edge.places import Wanted, open_place
 from pomt_edge.profiles.profile import bare
-from pomt_edge.records import LatencyCurve, LatencyPoint, Plan
+from pomt_edge.records import Kept, LatencyCurve, LatencyPoint, Plan, tokens_left
 from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.reduced_model import reduce_model
@@ -121,8 +121,8 @@ def _curve_of(request: CheckRequest, created: Created) -> tuple[Checkable, Laten
     blocks = tuple(block for block, removed in enumerate(plan.schedule) if removed) or (plan.block,)
     counts = _counts(plan, created.model, by, blocks)
 
-    def variant(tokens: int) -> nn.Module:
-        removals = schedule.spread(plan.tokens_in - tokens, blocks, len(plan.schedule))
+    def variant(point: Kept) -> nn.Module:
+        removals = schedule.spread(plan.tokens_in - tokens_left(point, plan.tokens_in), blocks, len(plan.schedule))
         return reduce_model(created.model, method=plan.method, schedule=removals, copy=False)
 
     variant(plan.tokens_out)  # says so if the method can't reduce this model

@@ -29,7 +29,7 @@ from pomt_edge.measure.clocks import NoLoad
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import Benchmark, Build, Environment, File, Parity, ServeCheck
+from pomt_edge.records import Benchmark, Build, Environment, File, Kept, Parity, ServeCheck
 from pomt_edge.starting import start
 from pomt_edge.targets.local import ClockWishes, LocalTarget
 
@@ -106,7 +106,7 @@ class Found:
         return not all(parity.passed for parity in self.parities)
 
 
-def _no_session(tokens: int) -> Session:
+def _no_session(tokens: Kept) -> Session:
     raise NoLoad("nothing is built yet")
 
 
@@ -251,7 +251,7 @@ class Steps:
         target = self._target(engine, _no_session, self.work.subject.plan.tokens_in)
         return target.held(lock=True, required=False, tell=self._progress.note)
 
-    def _target(self, engine: Engine, session: Callable[[int], Session], most_tokens: int) -> LocalTarget:
+    def _target(self, engine: Engine, session: Callable[[Kept], Session], most_tokens: int) -> LocalTarget:
         request, device = self.work.request, self._setting.device
         wishes = ClockWishes(request.power_mode, request.gpu_clock_mhz)
         return LocalTarget(session, device, most_tokens, wishes, System(request.sysroot), engine.gpu_uuid(device))
@@ -290,7 +290,7 @@ class Steps:
     def _measure(self, engine: Engine, sessions: dict[str, Session]) -> None:
         plan, request, setting = self.work.subject.plan, self.work.request, self._setting
         counts = tuple(dict.fromkeys((plan.tokens_in, plan.tokens_out)))
-        by_count = dict(zip(counts, sessions.values(), strict=True))
+        by_count: dict[Kept, Session] = dict(zip(counts, sessions.values(), strict=True))
         target = self._target(engine, by_count.__getitem__, counts[0])
         rule = StopRule(request.interval_percent, request.point_seconds)
         inputs = {"weights": self.work.subject.created.weights, "method": plan.method}
@@ -304,9 +304,7 @@ class Steps:
                 setting.batch_size,
                 journal,
                 progress,
-                lambda: (
-                    start(request, target, counts, setting, name, inputs, journal, progress, locks) | self._same(target)
-                ),
+                lambda: start(request, target, setting, name, inputs, journal, progress, locks) | self._same(target),
             )
             self._serve(sessions)
         kept = [entry["environment"] for entry in self._journal.entries if "environment" in entry]

@@ -31,7 +31,7 @@ from pomt_edge.models.create import Created, Wanted
 from pomt_edge.models.family import family_of
 from pomt_edge.places import Wanted as Elsewhere
 from pomt_edge.places import as_recorded, obtainable, open_place
-from pomt_edge.records import Preprocessing
+from pomt_edge.records import Kept, Preprocessing
 from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.input_probe import probe_at_input
 from pomt_edge.reduce.method import Method
@@ -297,8 +297,10 @@ def _variant(request: Request, model: nn.Module, blocks: Sequence[int]) -> Varia
     family = family_of(model)
     full, depth = family.token_count(model), len(family.blocks(model))
 
-    def variant(tokens: int) -> nn.Module:
-        removed = full - tokens
+    def variant(point: Kept) -> nn.Module:
+        if not isinstance(point, int):
+            return reduce_model(model, method=request.method, schedule=point, copy=False)
+        removed = full - point
         if not removed:
             return model
         if request.probe == "input":

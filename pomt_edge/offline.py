@@ -18,7 +18,7 @@ from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import MEASURED, Cost, Environment, Plan, Result
+from pomt_edge.records import MEASURED, Cost, Environment, Kept, Plan, Result, named
 from pomt_edge.reduce import schedule
 from pomt_edge.reduce.cost import cost_of
 from pomt_edge.report import files
@@ -55,7 +55,7 @@ def _measured(job: Job, progress: Progress) -> Result:
 
 
 def _begin(job: Job, journal: Journal, progress: Progress, locks: contextlib.ExitStack) -> dict[str, Any]:
-    what = (job.request, job.target, job.tokens, job.setting, job.request.engine, job.inputs)
+    what = (job.request, job.target, job.setting, job.request.engine, job.inputs)
     return start(*what, journal, progress, locks)
 
 
@@ -122,8 +122,8 @@ def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None
     return Accuracy(job.images, job.preprocessing, job.sessions, job.tokens[0], journal, progress)
 
 
-def _notes(job: Job, result: Result, failed: dict[int, str]) -> list[str]:
-    notes = [f"{tokens} tokens could not be measured: {because}." for tokens, because in failed.items()]
+def _notes(job: Job, result: Result, failed: dict[Kept, str]) -> list[str]:
+    notes = [f"{named(tokens)} could not be measured: {because}." for tokens, because in failed.items()]
     clocks = result.environment.details.get("clocks") or {}
     if job.request.is_elsewhere and result.accuracy is not None:
         notes.append("Accuracy was measured on this machine, by torch in fp32, whatever the device computes in.")

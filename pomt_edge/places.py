@@ -21,6 +21,7 @@ from pomt_edge.export.precision import float32_names
 from pomt_edge.measure.progress import Progress
 from pomt_edge.models.family import family_of
 from pomt_edge.profiles.profile import Profile
+from pomt_edge.records import Kept, named
 from pomt_edge.reduce.method import Method
 from pomt_edge.request import OF_A_RECORDING, Request
 from pomt_edge.simulator import asked, noise
@@ -182,7 +183,7 @@ class _Exports:
         self._folder = Path(tempfile.mkdtemp(prefix="pomt-edge-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
-    def file(self, tokens: int) -> Path:
+    def file(self, tokens: Kept) -> Path:
         wanted = self._wanted
         made = pipeline.deployable(
             wanted.variant(tokens),
@@ -194,7 +195,7 @@ class _Exports:
         )
         for earlier in self._folder.iterdir():
             earlier.unlink()
-        path = self._folder / f"tokens_{tokens}.onnx"
+        path = self._folder / f"{named(tokens).replace(' ', '_')}.onnx"
         # In a file of their own the weights are the same for all counts, and go over the wire once.
         files.write(made, path, limit_bytes=0)
         return path

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pomt_edge.engines import Setting
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
-from pomt_edge.measure.sweep import FAILED
 from pomt_edge.report.unrest import clock_sentence
 from pomt_edge.targets import Place
 
@@ -31,7 +30,6 @@ class Locking(Protocol):
 def start(
     locking: Locking,
     target: Place,
-    counts: Sequence[int],
     setting: Setting,
     engine: str,
     inputs: Mapping[str, Any],
@@ -39,19 +37,16 @@ def start(
     progress: Progress,
     locks: contextlib.ExitStack,
 ) -> dict[str, Any]:
-    """Lock the clocks until `locks` closes, then make the models ready, and keep the environment.
+    """Lock the clocks until `locks` closes, and keep the environment; what has to stay the same in a run.
 
-    In this order: TensorRT chooses kernels by their speed at the clocks of then.
-
-    Returns: what has to stay the same in a run, and the counts that can't be measured.
+    Before any model is made ready: TensorRT chooses kernels by their speed at the clocks of then.
     """
     progress.busy("locking the clocks")
     clocks = locks.enter_context(target.held(locking.lock, locking.require_locked, progress.note))
-    failed = target.prepare(counts, progress)
     facts = {"timer": target.timer, "clocks": dataclasses.asdict(clocks), **inputs}
     here = target.environment(setting, engine)
     journal.add({"environment": dataclasses.replace(here, details=here.details | facts).to_dict()})
     progress.note(clock_sentence(facts["clocks"]))
     state = {"clocks": clocks.state, "clocks wanted": clocks.wanted, "power mode": clocks.seen.get("power_mode")}
     board = {name: here.details[name] for name in BOARD_SOFTWARE if name in here.details}
-    return {**state, **board, FAILED: failed}
+    return {**state, **board}

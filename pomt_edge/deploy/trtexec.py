@@ -17,7 +17,7 @@ from pomt_edge.deploy.bundle import BASELINE, REDUCED, Bundle, Graph
 from pomt_edge.engines import _tensorrt_layers
 from pomt_edge.errors import UserError
 from pomt_edge.measure import steadiness, timing
-from pomt_edge.measure.sweep import Visit, scaled
+from pomt_edge.measure.visits import Visit, scaled
 from pomt_edge.records import SCHEMA, Benchmark, LatencyCurve, LatencyPoint, Record, RecordError
 
 TIMER = "trtexec computeMs"

@@ -20,17 +20,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pomt_edge.errors import PointFailed, Reconnected, UserError
 from pomt_edge.machine import counters
-from pomt_edge.measure import steadiness, timing
+from pomt_edge.measure import steadiness, timing, visits
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
-from pomt_edge.records import LatencyCurve, LatencyPoint, Steadiness
+from pomt_edge.measure.visits import Visit, scaled, suspicious
+from pomt_edge.records import Kept, LatencyCurve, LatencyPoint, Steadiness, named, tokens_left
 from pomt_edge.targets import Target
-
-FloatArray = NDArray[np.float64]
 
 BLOCK_MS = 40.0
 BLOCK_SAMPLES = (3, 25)
@@ -61,8 +59,6 @@ class Cooling:
     """So many such blocks in a row, and measuring again is given up until one comes out clean."""
 
 
-FAILED = "failed"
-"""What `Begin` may give beside the state: counts that can't be measured, and why."""
 Begin = Callable[[], dict[str, Any]]
 """Makes the device ready, and gives what has to be the same in all sessions of a run: the state of its clocks."""
 
@@ -72,27 +68,12 @@ class Grid:
     """What to sweep."""
 
     tokens: tuple[int, ...]
-    """Counts to measure, most first; the first is the unreduced model, the baseline and the anchor."""
+    """Counts that may be measured, most first; the first is the unreduced model, the baseline and the anchor."""
     probe: str = "block"
     seed: int = 0
     rule: timing.StopRule = field(default_factory=timing.StopRule)
     cooling: Cooling = field(default_factory=Cooling)
     batch_size: int = 1
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One block of one point."""
-
-    round: int
-    tokens: int
-    block: timing.Block
-    segment: int = 0
-    """Visits of one segment followed each other without a pause; it begins and ends with the anchor."""
-    frames: bool = False
-    """An anchor that begins or ends a segment, beside the round's own visits."""
-    memory_mib: float | None = None
-    throttled: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,9 +87,10 @@ class _Failure:
 class Sweep:
     """A sweep that keeps every block in the journal, and knows from the journal alone where it is.
 
-    A round visits a set of points in an order of its own. The set follows from the rounds before it and the
-    order from the seed, so that a round's blocks in the journal say what is left of it. A count that could not be
-    measured has none there: the next process tries it again.
+    `run` measures the whole grid, in rounds: a round visits a set of points in an order of its own. The set follows
+    from the rounds before it and the order from the seed, so that a round's blocks in the journal say what is left of
+    it. `measure` and `again` take some points, whose blocks in the journal say what is left of them. A point is a count
+    of the grid or a schedule. One that could not be measured has no blocks: the next process tries it again.
     """
 
     def __init__(self, grid: Grid, target: Target, journal: Journal, progress: Progress, begin: Begin = dict) -> None:
@@ -119,13 +101,14 @@ class Sweep:
         self._journal = journal
         self._progress = progress
         self._started = False
-        self._failed: dict[int, _Failure] = {}
-        self._visits = [_visit_of(entry) for entry in journal.entries if "ms" in entry]
+        self._prepared: set[Kept] = set()
+        self._failed: dict[Kept, _Failure] = {}
+        self._visits = [visits.of_entry(entry) for entry in journal.entries if "ms" in entry]
         self._segment = 1 + max((visit.segment for visit in self._visits), default=-1)
 
     @property
-    def failed(self) -> dict[int, str]:
-        """Counts that could not be measured, and why."""
+    def failed(self) -> dict[Kept, str]:
+        """Points that could not be measured, and why."""
         return {tokens: failure.because for tokens, failure in self._failed.items()}
 
     @property
@@ -146,6 +129,32 @@ class Sweep:
             suspects = suspicious(self.curve(before=number))
             self._rounds([number], f"suspicious points again ({len(suspects)}), blocks", suspects)
         return self.curve()
+
+    def measure(self, points: Iterable[Kept], title: str) -> None:
+        """Measure these points until each is known well enough, or goes on to fail."""
+        rule = self.grid.rule
+        points = list(points)
+        while True:
+            blocks = self._blocks()
+            left = [one for one in points if one not in self._failed and rule.reason(blocks.get(one, ())) is None]
+            if not left:
+                return
+            self._pass(left, f"{title}, pass {1 + min(len(blocks.get(one, ())) for one in left)}, blocks")
+
+    def again(self, points: Iterable[Kept], title: str) -> None:
+        """Measure these points once more, whatever is known of them."""
+        self._pass([one for one in points if one not in self._failed], f"{title}, blocks")
+
+    def _pass(self, points: Sequence[Kept], title: str) -> None:
+        """One block of each point; a pass that was interrupted is not gone on with, for the next sees what is left."""
+        number = 1 + max((visit.round for visit in self._visits if visit.round < CONFIRMATION_ROUND), default=-1)
+        if points:
+            self._rounds([number], title, points)
+
+    def point(self, tokens: Kept) -> LatencyPoint | None:
+        """A count or a schedule as it is known so far; None where it has no blocks."""
+        blocks = self._blocks().get(tokens)
+        return self._point(tokens, blocks) if blocks else None
 
     def confirm(self, tokens: int) -> LatencyCurve:
         """Measure a chosen count and the baseline again in turn: what decides deserves the best intervals.
@@ -173,17 +182,19 @@ class Sweep:
     def curve(self, before: int | None = None) -> LatencyCurve:
         """The curve so far, or as it stood before a round."""
         blocks = self._blocks(before)
-        points = tuple(self._point(tokens, found) for tokens, found in blocks.items() if found)
+        counts = [tokens for tokens in self.grid.tokens if blocks.get(tokens)]
+        points = tuple(self._point(tokens, blocks[tokens]) for tokens in counts)
         anchor = tuple(float(np.median(visit.block)) for visit in self._visits if visit.tokens == self._anchor)
         return LatencyCurve(points, self.grid.probe, anchor, self._steadiness(anchor, points))
 
-    def _point(self, tokens: int, blocks: Sequence[timing.Block]) -> LatencyPoint:
-        point = timing.summarise(tokens, blocks, self.grid.rule.reason(blocks) or "re-measured")
+    def _point(self, tokens: Kept, blocks: Sequence[timing.Block]) -> LatencyPoint:
+        left = tokens_left(tokens, self._anchor)
+        point = timing.summarise(left, blocks, self.grid.rule.reason(blocks) or "re-measured")
         visits = [visit for visit in self._visits if visit.tokens == tokens]
         memory = max((visit.memory_mib for visit in visits if visit.memory_mib is not None), default=None)
         return dataclasses.replace(point, energy_mj=self._energy_mj(tokens), memory_mib=memory)
 
-    def _energy_mj(self, tokens: int) -> float | None:
+    def _energy_mj(self, tokens: Kept) -> float | None:
         """Energy per image where it was counted."""
         stretches = [entry["energy"] for entry in self._journal.entries if "energy" in entry]
         own = [stretch for stretch in stretches if stretch["tokens"] == tokens]
@@ -205,29 +216,30 @@ class Sweep:
             counters=tuple(sorted({name for entry in entries for name in entry.get("counters", ())})),
         )
 
-    def _blocks(self, before: int | None = None) -> dict[int, list[timing.Block]]:
-        """Scaled blocks by count, without the counts that failed, as far as that was known then."""
-        visits = [visit for visit in self._visits if before is None or visit.round < before]
+    def _blocks(self, before: int | None = None) -> dict[Kept, list[timing.Block]]:
+        """Scaled blocks by point, without the points that failed, as far as that was known then."""
+        taken = [visit for visit in self._visits if before is None or visit.round < before]
         failed = [tokens for tokens, one in self._failed.items() if before is None or one.round < before]
-        blocks: dict[int, list[timing.Block]] = {tokens: [] for tokens in self.grid.tokens if tokens not in failed}
-        for visit, block in zip(visits, scaled(visits, self._anchor), strict=True):
-            if visit.tokens in blocks:
-                blocks[visit.tokens].append(block)
+        blocks: dict[Kept, list[timing.Block]] = {}
+        for visit, block in zip(taken, scaled(taken, self._anchor), strict=True):
+            if visit.tokens not in failed:
+                blocks.setdefault(visit.tokens, []).append(block)
         return blocks
 
-    def _rounds(self, numbers: Iterable[int], title: str, points: Sequence[int]) -> None:
+    def _rounds(self, numbers: Iterable[int], title: str, points: Sequence[Kept]) -> None:
         orders = {}
         for number in numbers:
-            shuffled = np.random.default_rng([self.grid.seed, number]).permutation(list(points))
-            orders[number] = list(_with_anchor(map(int, shuffled), self._anchor))
+            places = np.random.default_rng([self.grid.seed, number]).permutation(len(points))
+            orders[number] = list(_with_anchor([points[place] for place in places], self._anchor))
         self._visit_all(orders, title)
 
-    def _visit_all(self, orders: Mapping[int, Sequence[int]], title: str) -> None:
+    def _visit_all(self, orders: Mapping[int, Sequence[Kept]], title: str) -> None:
         left = {number: self._left(number, order) for number, order in orders.items()}
         if not any(left.values()):
             return
         first = next(number for number, order in left.items() if order)
-        self._start_session(first)
+        self._start_session()
+        self._prepare(first, itertools.chain(*orders.values()))
         if set(itertools.chain(*left.values())) <= self._failed.keys():
             return
         total = sum(map(len, orders.values()))
@@ -235,11 +247,11 @@ class Sweep:
         self._visit(first, self._anchor, frames=True)
         for number, order in left.items():
             for tokens in order:
-                self._progress.advance(f"{tokens} tokens, {self._visit_if_possible(number, tokens)}")
+                self._progress.advance(f"{named(tokens)}, {self._visit_if_possible(number, tokens)}")
         self._visit(number, self._anchor, frames=True)
         self._segment += 1
 
-    def _left(self, number: int, order: Sequence[int]) -> list[int]:
+    def _left(self, number: int, order: Sequence[Kept]) -> list[Kept]:
         """What of a round's order is not in the journal."""
         done = Counter(visit.tokens for visit in self._visits if visit.round == number and not visit.frames)
         left = []
@@ -250,7 +262,7 @@ class Sweep:
                 left.append(tokens)
         return left
 
-    def _visit_if_possible(self, number: int, tokens: int) -> str:
+    def _visit_if_possible(self, number: int, tokens: Kept) -> str:
         """Visit a point; one that can't be measured is skipped from then on, and the others go on."""
         if tokens in self._failed:
             return "failed"
@@ -260,10 +272,10 @@ class Sweep:
             if tokens == self._anchor:
                 raise
             self._failed[tokens] = _Failure(str(failed), number)
-            self._progress.note(f"{tokens} tokens can't be measured: {failed}")
+            self._progress.note(f"{named(tokens)} can't be measured: {failed}")
             return "failed"
 
-    def _visit(self, number: int, tokens: int, frames: bool = False) -> float:
+    def _visit(self, number: int, tokens: Kept, frames: bool = False) -> float:
         """Measure one block of a point and keep it; again while the device throttles, or was lost meanwhile."""
         losses, attempt = 0, 1
         while True:
@@ -284,13 +296,13 @@ class Sweep:
         self._keep(visit, held_by)
         return float(np.median(visit.block))
 
-    def _begin_segment(self, number: int, tokens: int) -> None:
+    def _begin_segment(self, number: int, tokens: Kept) -> None:
         """Across a pause the device may have become another: an anchor first."""
         self._segment += 1
         if tokens != self._anchor:
             self._visit(number, self._anchor, frames=True)
 
-    def _measured(self, number: int, tokens: int, frames: bool) -> tuple[Visit, tuple[str, ...]]:
+    def _measured(self, number: int, tokens: Kept, frames: bool) -> tuple[Visit, tuple[str, ...]]:
         samples = self._warm_up(tokens)
         before = self._target.reading()
         block = tuple(self._target.time_ms(tokens, samples))
@@ -315,7 +327,7 @@ class Sweep:
             if not self._target.reading().active:
                 return
 
-    def _warm_up(self, tokens: int) -> int:
+    def _warm_up(self, tokens: Kept) -> int:
         """Unrecorded forwards until they get no faster; how many samples make a block then."""
         if not self._target.warms_up:
             return BLOCK_SAMPLES[1]
@@ -328,19 +340,13 @@ class Sweep:
         count = round(BLOCK_MS / max(latest, 1e-3))
         return min(max(count, BLOCK_SAMPLES[0]), BLOCK_SAMPLES[1])
 
-    def _start_session(self, number: int) -> None:
-        """Once in a process: make the device ready, refuse to mix with another state of it, and warm it up.
-
-        `number`: of the round that it is made ready for.
-        """
+    def _start_session(self) -> None:
+        """Once in a process: make the device ready, refuse to mix with another state of it, and warm it up."""
         if self._started:
             return
         self._started = True
-        begun = dict(self._begin())
-        for tokens, because in begun.pop(FAILED, {}).items():
-            if tokens == self._anchor:
-                raise PointFailed(because)  # kept nowhere: it may be mended, and the run go on
-            self._failed.setdefault(tokens, _Failure(because, number))
+        begun = self._begin()
+        self._prepare(0, [self._anchor])
         state = json.loads(json.dumps(begun))
         for earlier in (entry["session"] for entry in self._journal.entries if "session" in entry):
             if different := [name for name in state if state[name] != earlier.get(name)]:
@@ -351,6 +357,21 @@ class Sweep:
                 )
         self._journal.add({"session": state, "counters": self._target.reading().watched})
         self._warm_up_device()
+
+    def _prepare(self, number: int, points: Iterable[Kept]) -> None:
+        """Make ready what a round will measure, and what was measured before: a board forgets what it is not asked for.
+
+        `number`: of the round.
+        """
+        wanted = dict.fromkeys([*points, *(visit.tokens for visit in self._visits)])
+        missing = [tokens for tokens in wanted if tokens not in self._prepared]
+        if not missing:
+            return
+        self._prepared.update(missing)
+        for tokens, because in self._target.prepare(missing, self._progress).items():
+            if tokens == self._anchor:
+                raise PointFailed(because)  # kept nowhere: it may be mended, and the run go on
+            self._failed.setdefault(tokens, _Failure(because, number))
 
     def _warm_up_device(self) -> None:
         """Run the baseline until its latency no longer changes, or for ten seconds."""
@@ -376,58 +397,8 @@ def _settled(medians: Sequence[float]) -> bool:
     return bool(abs(after / before - 1) <= 0.01)
 
 
-def _visit_of(entry: Mapping[str, Any]) -> Visit:
-    names = ("round", "tokens", "segment", "frames", "memory_mib", "throttled")
-    return Visit(block=tuple(entry["ms"]), **{name: entry[name] for name in names})
-
-
-def _with_anchor(order: Iterable[int], anchor: int) -> Iterable[int]:
+def _with_anchor(order: Iterable[Kept], anchor: int) -> Iterable[Kept]:
     for position, tokens in enumerate(order):
         if position % ANCHOR_EVERY == 0:
             yield anchor
         yield tokens
-
-
-def scaled(visits: Sequence[Visit], anchor: int) -> list[timing.Block]:
-    """The visits' blocks, each at the anchor's typical speed: times the anchor's median over its value then.
-
-    The anchor's value at a visit is interpolated between the anchor's visits before and after in the same segment:
-    across a pause, or another process, the machine may have become another. An anchor's own block is held against
-    its neighbours' alone, or its own noise would vanish.
-    """
-    anchors = [float(np.median(visit.block)) for visit in visits if visit.tokens == anchor]
-    if not anchors:
-        return [visit.block for visit in visits]
-    typical = float(np.median(np.log(anchors)))
-    factors: list[float] = []
-    for _, segment in itertools.groupby(visits, key=lambda visit: visit.segment):
-        factors += np.exp(typical - _anchor_then(list(segment), anchor, typical)).tolist()
-    return [tuple(factor * ms for ms in visit.block) for visit, factor in zip(visits, factors, strict=True)]
-
-
-def _anchor_then(segment: Sequence[Visit], anchor: int, typical: float) -> FloatArray:
-    """The logarithm of the anchor's value at each visit of a segment."""
-    places = np.array([place for place, visit in enumerate(segment) if visit.tokens == anchor])
-    if not len(places):
-        return np.full(len(segment), typical)
-    values = np.log([np.median(segment[place].block) for place in places])
-    then: FloatArray = np.interp(np.arange(len(segment)), places, values)
-    if len(places) > 1:
-        then[places[1:-1]] = (values[:-2] + values[2:]) / 2
-        then[places[0]], then[places[-1]] = values[1], values[-2]
-    return then
-
-
-def suspicious(curve: LatencyCurve) -> list[int]:
-    """Counts whose latency stands out of their neighbours' by more than the intervals explain.
-
-    They are measured again, never deleted: a real fast or slow point stands out too.
-    """
-    medians = np.array([point.median_ms for point in curve.points])
-    halves = np.array([(point.high_ms - point.low_ms) / 2 for point in curve.points])
-    if len(medians) < 5:
-        return []
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(medians, 2, mode="reflect"), 5)
-    apart = np.abs(medians - np.median(windows, axis=1))
-    expected = 1.5 * np.maximum(halves, np.median(halves))
-    return [point.tokens for point, out in zip(curve.points, apart > expected, strict=True) if out]

@@ -9,7 +9,9 @@ from pomt_edge.records.base import (
 from pomt_edge.records.chosen import (
     Contest,
     Plan,
+    Probe,
     Result,
+    Search,
 )
 from pomt_edge.records.compared import (
     ComparedPlans,
@@ -38,6 +40,7 @@ from pomt_edge.records.measured import (
     AccuracyPoint,
     Cost,
     Environment,
+    Kept,
     LatencyCurve,
     LatencyPoint,
     Preprocessing,
@@ -46,7 +49,9 @@ from pomt_edge.records.measured import (
     Staircase,
     Steadiness,
     Step,
+    named,
     power_mode_of,
+    tokens_left,
 )
 
 __all__ = [
@@ -68,11 +73,14 @@ __all__ = [
     "File",
     "Fleet",
     "FleetRun",
+    "Kept",
     "LatencyCurve",
     "LatencyPoint",
     "Parity",
     "Plan",
     "Preprocessing",
+    "Probe",
+    "Search",
     "Record",
     "RecordError",
     "Result",
@@ -84,6 +92,8 @@ __all__ = [
     "Staircase",
     "Steadiness",
     "Step",
+    "named",
     "power_mode_of",
+    "tokens_left",
     "write_text",
 ]

@@ -81,6 +81,32 @@ class Plan(Record):
 
 
 @dataclass(frozen=True)
+class Probe(Record):
+    """One count of a search, and why it was asked for."""
+
+    tokens: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Search(Record):
+    """How the count was searched: what was measured and why, and what was not."""
+
+    kind: str
+    """'adaptive' or 'full'."""
+    counts: int
+    """Reduced counts that there were to choose from."""
+    latency: tuple[Probe, ...]
+    """Counts whose latency was asked for, in this order."""
+    accuracy: tuple[Probe, ...]
+    """The same for accuracy."""
+    stopped: str | None = None
+    """What ended the search before it was done, such as a time limit; None: it was done."""
+    left_open: tuple[str, ...] = ()
+    """What it does not know, a sentence each."""
+
+
+@dataclass(frozen=True)
 class Result(Record):
     """All that one run of the main job found out."""
 
@@ -93,6 +119,8 @@ class Result(Record):
     """Of the unreduced model and of the plan's."""
     notes: tuple[str, ...] = ()
     """Sentences that the user must read: random weights, skipped images, an imbalance seen."""
+    search: Search | None = None
+    """None in the records of older versions."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,19 @@ from pomt_edge.records.base import Record
 
 MEASURED, SIMULATED, RECORDED = "measured", "simulated", "recorded"
 
+Kept = int | tuple[int, ...]
+"""So many tokens left, removed as --block says; or a schedule, one integer per block."""
+
+
+def tokens_left(point: Kept, full: int) -> int:
+    """The tokens at the model's end; `full`: of the unreduced model."""
+    return point if isinstance(point, int) else full - sum(point)
+
+
+def named(point: Kept) -> str:
+    """'128 tokens', or 'schedule 0,0,0,8,8'."""
+    return f"{point} tokens" if isinstance(point, int) else f"schedule {','.join(map(str, point))}"
+
 
 @dataclass(frozen=True)
 class Preprocessing(Record):

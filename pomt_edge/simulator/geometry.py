@@ -60,3 +60,5 @@ class Reduction:
     """Whether the method compares tokens with one another, as ToMe and PiToMe do."""
     proportional: bool = False
     """Whether every block behind the first merge adds the tokens' sizes to its attention."""
+    removals: tuple[int, ...] = ()
+    """Tokens removed in each block, where a schedule says it; else `blocks` remove evenly."""

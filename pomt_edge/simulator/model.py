@@ -61,6 +61,13 @@ class Simulator:
             latency[which] = self._together_ms([time for _, time in times])
         return latency
 
+    def schedule_ms(self, removals: Sequence[int]) -> float:
+        """Milliseconds of one forward of a whole batch where each block removes so many tokens."""
+        blocks = tuple(block for block, removed in enumerate(removals) if removed)
+        reduction = dataclasses.replace(self.reduction, blocks=blocks, removals=tuple(removals))
+        left = np.array([self.geometry.tokens - sum(removals)])
+        return float(self._together_ms([time for _, time in self.kernels_us(left, reduction)])[0])
+
     def _together_ms(self, kernels_us: Sequence[Times]) -> Times:
         on_device = np.sum(kernels_us, axis=0) / 1e3
         if self.device is None or self.way.launch != "eager":

@@ -155,6 +155,8 @@ def _removed_in(block: int, reduction: Reduction, removed: Counts) -> Counts:
     """Evenly over the reducing blocks; what does not divide goes to the first ones."""
     if block not in reduction.blocks:
         return np.zeros_like(removed)
+    if reduction.removals:
+        return np.full_like(removed, reduction.removals[block])
     share, rest = np.divmod(removed, len(reduction.blocks))
     return share + (sorted(reduction.blocks).index(block) < rest)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pomt_edge.engines import Setting
     from pomt_edge.measure.clocks import ClockState
     from pomt_edge.measure.progress import Progress
-    from pomt_edge.records import Environment
+    from pomt_edge.records import Environment, Kept
 
 
 class Target(Protocol):
@@ -21,17 +21,24 @@ class Target(Protocol):
     warms_up: bool
     """Whether forwards become faster with the first few of a block; else each run of them is warm from its start."""
 
-    def time_ms(self, tokens: int, count: int) -> list[float]:
-        """Latency in milliseconds of at most `count` forwards of a whole batch, with `tokens` left.
+    def time_ms(self, tokens: Kept, count: int) -> list[float]:
+        """Latency in milliseconds of at most `count` forwards of a whole batch, with `tokens` left, or of a schedule.
 
         Raises:
             PointFailed: this count can't be measured; the others may be.
         """
 
+    def prepare(self, points: Sequence[Kept], progress: Progress) -> dict[Kept, str]:
+        """Make ready what will be measured next; the points that can't be, and why, which the user was told.
+
+        Raises:
+            PointFailed: the unreduced model can't be, so that there is no curve.
+        """
+
     def reading(self) -> Reading:
         """The device's throttle and energy counters now; an empty reading where it has none."""
 
-    def memory_mib(self, tokens: int) -> float | None:
+    def memory_mib(self, tokens: Kept) -> float | None:
         """Memory that a forward with `tokens` left needs; see `LatencyPoint.memory_mib`. None: not known."""
 
     def pause(self, seconds: float) -> None:
@@ -52,13 +59,6 @@ class Place(Target, Protocol):
     @property
     def device_name(self) -> str:
         """The device's own name, such as 'NVIDIA H200' or the processor's model."""
-
-    def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
-        """Make ready what will be measured; the counts that can't be, and why, which the user was told.
-
-        Raises:
-            PointFailed: the unreduced model can't be, so that there is no curve.
-        """
 
     def held(self, lock: bool, required: bool, tell: Callable[[str], None]) -> AbstractContextManager[ClockState]:
         """Lock the clocks for as long as the context lasts; see `measure.clocks.locked_clocks`."""

@@ -10,6 +10,7 @@ from typing import Any
 from pomt_edge.agent import board as agent
 from pomt_edge.errors import PointFailed, UserError
 from pomt_edge.measure.progress import Progress
+from pomt_edge.records import Kept, named
 from pomt_edge.targets._ssh_link import Address, Link, Lost
 
 AGAIN_AFTER_S = (0, 1, 2, 5, 10, 20, 40, 60)
@@ -151,7 +152,7 @@ class Connection:
             self.progress.note(f"{self.address}: not put back: {problem}")
 
 
-def accepted(address: Address, answer: dict[str, Any], tokens: int | None = None) -> dict[str, Any]:
+def accepted(address: Address, answer: dict[str, Any], tokens: Kept | None = None) -> dict[str, Any]:
     """The answer, if the agent did what was asked.
 
     Raises:
@@ -164,4 +165,4 @@ def accepted(address: Address, answer: dict[str, Any], tokens: int | None = None
         raise UserError(f"{address}: {answer['reason']}; then {RESUME}")
     if tokens is None or answer["kind"] == "user":
         raise UserError(f"{address}: {answer['reason']}")
-    raise PointFailed(f"{address}: {tokens} tokens: {answer['reason']}", answer.get("log", ()))
+    raise PointFailed(f"{address}: {named(tokens)}: {answer['reason']}", answer.get("log", ()))

@@ -11,13 +11,14 @@ from typing import Any
 from pomt_edge.agent import board as agent
 from pomt_edge.errors import PointFailed, UserError
 from pomt_edge.export import files
+from pomt_edge.records import Kept, named, tokens_left
 from pomt_edge.targets._ssh_connection import Connection, accepted
 
 CHUNK_BYTES = 2**20
 
-Models = Callable[[int], Path]
-"""From a token count to its ONNX file; weights in NAME.onnx.data beside it are sent, too, where the board has not had
-the same ones with the count before. The files are needed until the next count is asked for."""
+Models = Callable[[Kept], Path]
+"""From a token count or a schedule to its ONNX file; weights in NAME.onnx.data beside it are sent, too, where the board
+has not had the same ones with the count before. The files are needed until the next count is asked for."""
 
 
 class Engines:
@@ -26,26 +27,26 @@ class Engines:
     def __init__(self, board: Connection, models: Models, most_tokens: int, options: dict[str, Any]) -> None:
         """`options`: of every build, as the agent takes them."""
         self.options = options
-        self.failed: dict[int, PointFailed] = {}
-        self.to_come: Sequence[int] = ()
+        self.failed: dict[Kept, PointFailed] = {}
+        self.to_come: Sequence[Kept] = ()
         """Counts that are still to be built, for which there has to be room."""
         self._board = board
         self._models = models
         self._most_tokens = most_tokens
-        self._names: dict[int, str] = {}
+        self._names: dict[Kept, str] = {}
         self._engine_mib: float | None = None
         """Of the unreduced model; those of the others hold the same weights."""
         self._notes: set[str] = set()
 
-    def ask(self, tokens: int, request: dict[str, Any], what: str) -> dict[str, Any]:
+    def ask(self, tokens: Kept, request: dict[str, Any], what: str) -> dict[str, Any]:
         """Ask something of a count's engine; it is built once more if the board has it no longer."""
-        answer = self._board.answer({**request, "engine": self.of(tokens)}, f"{what} {tokens} tokens")
+        answer = self._board.answer({**request, "engine": self.of(tokens)}, f"{what} {named(tokens)}")
         if answer.get("kind") == "no engine":
             del self._names[tokens]
-            answer = self._board.answer({**request, "engine": self.of(tokens)}, f"{what} {tokens} tokens")
+            answer = self._board.answer({**request, "engine": self.of(tokens)}, f"{what} {named(tokens)}")
         return accepted(self._board.address, answer, tokens)
 
-    def of(self, tokens: int) -> str:
+    def of(self, tokens: Kept) -> str:
         """The name of a count's engine, built if it is not yet.
 
         Raises:
@@ -72,7 +73,7 @@ class Engines:
         self._board.note_problems(self._board.done(cleanup, "cleaning up"))
         self._names.clear()
 
-    def _built(self, tokens: int) -> str:
+    def _built(self, tokens: Kept) -> str:
         board = self._board
         path = self._models(tokens)
         data = path.with_name(f"{path.name}.data")
@@ -85,8 +86,8 @@ class Engines:
             self._check_room(state["disk_free_mib"])
             for digest, have in state["missing"].items():
                 self._send(parts[digest], digest, have, tokens)
-            board.progress.busy(f"building the engine of {tokens} tokens on {board.address}")
-            building = board.answer({"request": "build", **of_files}, f"building the engine of {tokens} tokens")
+            board.progress.busy(f"building the engine of {named(tokens)} on {board.address}")
+            building = board.answer({"request": "build", **of_files}, f"building the engine of {named(tokens)}")
             state = accepted(board.address, building, tokens)
             self._note_once(state["notes"])
         if tokens == self._most_tokens:
@@ -108,14 +109,14 @@ class Engines:
         fit = int((free_mib - agent.SPARE_DISK_MIB) / self._engine_mib) - 2
         if len(counts) <= fit:
             return
-        span = self._most_tokens - min(counts)
+        span = self._most_tokens - min(tokens_left(one, self._most_tokens) for one in counts)
         fewer = f", or begin anew with --grid-stride {math.ceil(span / (fit - 2))}" if fit > 2 else ""
         raise UserError(
             f"{self._board.address}: {len(counts)} engines of {self._engine_mib:.0f} MiB are still to be built, and "
             f"{free_mib} MiB of the board's disk are free: make room on it{fewer}"
         )
 
-    def _send(self, path: Path, digest: str, have: int, tokens: int) -> None:
+    def _send(self, path: Path, digest: str, have: int, tokens: Kept) -> None:
         """Send what the board does not have of a file; from its beginning if what was there is damaged."""
         board = self._board
         size = path.stat().st_size

@@ -16,7 +16,7 @@ from pomt_edge.machine.system import System
 from pomt_edge.measure import environment
 from pomt_edge.measure.clocks import ClockState, locked_clocks
 from pomt_edge.measure.progress import Progress
-from pomt_edge.records import MEASURED, Environment
+from pomt_edge.records import MEASURED, Environment, Kept
 from pomt_edge.targets.sessions import Sessions
 
 
@@ -36,14 +36,14 @@ class LocalTarget:
 
     def __init__(
         self,
-        session: Callable[[int], Session],
+        session: Callable[[Kept], Session],
         device: str,
         most_tokens: int,
         clocks: ClockWishes = ClockWishes(),
         system: System | None = None,
         gpu_uuid: str | None = None,
     ) -> None:
-        """`session`: from a token count to its session, the same one as long as it is kept."""
+        """`session`: from a token count or a schedule to its session, the same one as long as it is kept."""
         self.session = session
         self.system = system or System()
         self._clocks = clocks
@@ -56,13 +56,13 @@ class LocalTarget:
     def timer(self) -> str:
         return self.session(self._most_tokens).timer
 
-    def time_ms(self, tokens: int, count: int) -> list[float]:
+    def time_ms(self, tokens: Kept, count: int) -> list[float]:
         return self.session(tokens).time_ms(count)
 
-    def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
+    def prepare(self, points: Sequence[Kept], progress: Progress) -> dict[Kept, str]:
         """Build the sessions, where they are of a kind that is built; a count that can't be ends the run."""
         if isinstance(self.session, Sessions):
-            self.session.prepare(counts, progress)
+            self.session.prepare(points, progress)
         return {}
 
     def pause(self, seconds: float) -> None:
@@ -84,7 +84,7 @@ class LocalTarget:
     def reading(self) -> Reading:
         return self._counters.read()
 
-    def memory_mib(self, tokens: int) -> float | None:
+    def memory_mib(self, tokens: Kept) -> float | None:
         return self.session(tokens).memory_mib()
 
     def controls(self) -> Sequence[Control]:

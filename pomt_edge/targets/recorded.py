@@ -16,11 +16,11 @@ from pomt_edge.engines import Setting
 from pomt_edge.errors import UserError
 from pomt_edge.machine.controls import Control
 from pomt_edge.machine.counters import Reading
-from pomt_edge.measure import sweep
+from pomt_edge.measure import visits
 from pomt_edge.measure.clocks import LOCKED, ClockState, check_required
 from pomt_edge.measure.journal import NAME as JOURNAL
 from pomt_edge.measure.progress import Progress
-from pomt_edge.records import MEASURED, RECORDED, Environment, RecordError, Result, power_mode_of
+from pomt_edge.records import MEASURED, RECORDED, Environment, Kept, RecordError, Result, named, power_mode_of
 from pomt_edge.targets import _elsewhere, recordings
 from pomt_edge.targets.recordings import NAME, REPLAYED, SUFFIX, TF32, RecordedCurve, Recording
 
@@ -41,21 +41,21 @@ class RecordedTarget:
         self._recording = recording
         self.seconds = 0.0
         """Recorded time so far."""
-        self._replays: dict[int, Iterator[float]] = {
+        self._replays: dict[Kept, Iterator[float]] = {
             tokens: itertools.cycle(samples) for tokens, samples in curve.samples_ms.items()
         }
         self._replays |= {
             tokens: _drawn(spread, [seed, tokens]) for tokens, spread in curve.spread_ms.items() if not curve.samples_ms
         }
 
-    def time_ms(self, tokens: int, count: int) -> list[float]:
+    def time_ms(self, tokens: Kept, count: int) -> list[float]:
         """The next samples of this count.
 
         Raises:
             UserError: this count was not recorded.
         """
         if tokens not in self._replays:
-            raise UserError(f"{tokens} tokens of {self.curve.title} were not recorded; there are {self.curve.counts}")
+            raise UserError(f"{named(tokens)} of {self.curve.title} were not recorded; there are {self.curve.counts}")
         samples = list(itertools.islice(self._replays[tokens], count))
         self.seconds += sum(samples) / 1e3
         return samples
@@ -63,8 +63,8 @@ class RecordedTarget:
     def reading(self) -> Reading:
         return Reading()
 
-    def memory_mib(self, tokens: int) -> float | None:
-        return self.curve.memory_mib.get(tokens)
+    def memory_mib(self, tokens: Kept) -> float | None:
+        return self.curve.memory_mib.get(tokens) if isinstance(tokens, int) else None
 
     def controls(self) -> Sequence[Control]:
         return ()
@@ -80,9 +80,9 @@ class RecordedTarget:
         check_required(state, required)
         yield state
 
-    def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
+    def prepare(self, points: Sequence[Kept], progress: Progress) -> dict[Kept, str]:
         """Nothing to make ready; counts that were not recorded can't be measured."""
-        return {tokens: "not recorded" for tokens in counts if tokens not in self._replays}
+        return {tokens: "not recorded" for tokens in points if tokens not in self._replays}
 
     @property
     def device_name(self) -> str:
@@ -188,15 +188,12 @@ def _curve_of(result: Result, journal: Path) -> dict[str, Any]:
 def _samples_of(result: Result, journal: Path) -> dict[str, Any]:
     entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
     configuration = entries[0]["configuration"]
-    names = ("round", "tokens", "segment", "frames", "memory_mib", "throttled")
-    visits = [
-        sweep.Visit(block=tuple(entry["ms"]), **{name: entry[name] for name in names})
-        for entry in entries
-        if "ms" in entry
-    ]
+    made = [visits.of_entry(entry) for entry in entries if "ms" in entry]
+    visited = [visit for visit in made if isinstance(visit.tokens, int)]
     samples: dict[int, list[float]] = {}
     memory: dict[int, float] = {}
-    for visit, block in zip(visits, sweep.scaled(visits, result.curve.baseline.tokens), strict=True):
+    for visit, block in zip(visited, visits.scaled(visited, result.curve.baseline.tokens), strict=True):
+        assert isinstance(visit.tokens, int)
         samples.setdefault(visit.tokens, []).extend(float(f"{ms:.5g}") for ms in block)
         if visit.memory_mib is not None:
             memory[visit.tokens] = max(memory.get(visit.tokens, 0.0), visit.memory_mib)

@@ -19,12 +19,13 @@ from pomt_edge.export import files, pipeline
 from pomt_edge.machine import facts, gpu, nvidia_facts
 from pomt_edge.machine.system import System
 from pomt_edge.measure.progress import Progress
+from pomt_edge.records import Kept, named
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Variant = Callable[[int], nn.Module]
-"""From a token count to the model that leaves so many; all share one model's weights."""
+Variant = Callable[[Kept], nn.Module]
+"""From a token count to the model that leaves so many, or from a schedule; all share one model's weights."""
 Calibration = Callable[[], Iterable[np.ndarray[Any, Any]]]
 """Batches of images for int8, from the first each time."""
 LEAST_FREE = 0.25
@@ -32,7 +33,7 @@ LEAST_FREE = 0.25
 
 
 class Sessions:
-    """From a token count to its session.
+    """From a token count or a schedule to its session.
 
     Modules share their weights, so that their sessions cost next to nothing. Engines that take ONNX hold a copy of
     the weights per session: when memory runs short the one that was used longest ago goes for each that comes, and is
@@ -55,26 +56,26 @@ class Sessions:
         self._anchor = anchor
         self._calibration = calibration
         self._system = system or System()
-        self._built: dict[int, Built] = {}
-        self._loaded: dict[int, Session] = {}  # in the order of use, the latest last
+        self._built: dict[Kept, Built] = {}
+        self._loaded: dict[Kept, Session] = {}  # in the order of use, the latest last
         self._shared: files.Shared | None = None
 
-    def __call__(self, tokens: int) -> Session:
+    def __call__(self, tokens: Kept) -> Session:
         """The session of a count; built and loaded if it is not there."""
         session = self._loaded.pop(tokens, None) or self._load(tokens)
         self._loaded[tokens] = session
         return session
 
-    def prepare(self, counts: Sequence[int], progress: Progress) -> None:
+    def prepare(self, points: Sequence[Kept], progress: Progress) -> None:
         """Build and load what will be measured before that begins: a build between two blocks heats the second."""
-        missing = [tokens for tokens in counts if tokens not in self._built]
+        missing = [tokens for tokens in points if tokens not in self._built]
         if (self.engine.TAKES == "module" and not self.setting.compile) or not missing:
             return
         title = "compiling" if self.engine.TAKES == "module" else "exporting to ONNX and building"
         progress.stage(f"{title}, token counts", len(missing))
         for tokens in missing:
             self(tokens)
-            progress.advance(f"{tokens} tokens")
+            progress.advance(named(tokens))
 
     def close(self) -> None:
         """Let go of all sessions, and remove what was exported and built."""
@@ -92,7 +93,7 @@ class Sessions:
     ) -> None:
         self.close()
 
-    def _load(self, tokens: int) -> Session:
+    def _load(self, tokens: Kept) -> Session:
         built = self._built.get(tokens)
         if built is None:
             built = self._built[tokens] = self._build(tokens)
@@ -101,9 +102,9 @@ class Sessions:
             del self._loaded[droppable[0]]
         return self.engine.load(built, self.setting)
 
-    def _build(self, tokens: int) -> Built:
+    def _build(self, tokens: Kept) -> Built:
         model = self._variant(tokens)
-        name = f"tokens{tokens}"
+        name = f"tokens{tokens}" if isinstance(tokens, int) else f"schedule{'-'.join(map(str, tokens))}"
         if self.engine.TAKES == "module":
             return self.engine.build(model, self.setting, BuildOptions(Path(), name))
         files = self._files()

@@ -11,7 +11,7 @@ from pomt_edge.machine.controls import Control
 from pomt_edge.machine.counters import Reading
 from pomt_edge.measure.clocks import NOT_LOCKED, ClockState, check_required
 from pomt_edge.measure.progress import Progress
-from pomt_edge.records import SIMULATED, Environment
+from pomt_edge.records import SIMULATED, Environment, Kept, tokens_left
 from pomt_edge.simulator import Noise, Simulator
 from pomt_edge.simulator.asked import assumptions
 from pomt_edge.simulator.error import totals
@@ -33,16 +33,18 @@ class SimulatedTarget:
         self.noise = noise
         self._clock = NoisyClock(noise)
 
-    def time_ms(self, tokens: int, count: int) -> list[float]:
+    def time_ms(self, tokens: Kept, count: int) -> list[float]:
         """Samples drawn, not measured; the simulated clock goes on by as much."""
         return list(map(float, self._clock.samples(self.latency_ms(tokens), count)))
 
-    def latency_ms(self, tokens: int) -> float:
+    def latency_ms(self, tokens: Kept) -> float:
         """The model's own figure, without noise.
 
         Raises:
             UserError: the model does not have so many tokens.
         """
+        if not isinstance(tokens, int):
+            return self.simulator.schedule_ms(tokens)
         if not 1 <= tokens <= len(self._curve):
             self.simulator.latency_ms([tokens])  # says what there is
         return self._curve[tokens - 1]
@@ -54,9 +56,9 @@ class SimulatedTarget:
         counts = {COUNTER: round(1e9 * self._clock.throttled_s)}
         return Reading(counts, (COUNTER,) if self._clock.throttled else (), None, (COUNTER,))
 
-    def memory_mib(self, tokens: int) -> float | None:
+    def memory_mib(self, tokens: Kept) -> float | None:
         """An estimate."""
-        return self.simulator.memory_mib(tokens)
+        return self.simulator.memory_mib(tokens_left(tokens, self.simulator.geometry.tokens))
 
     def controls(self) -> Sequence[Control]:
         """None: a simulated clock is held by nobody; see `clock_problem`."""
@@ -72,7 +74,7 @@ class SimulatedTarget:
             check_required(state, required)
         yield state
 
-    def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
+    def prepare(self, points: Sequence[Kept], progress: Progress) -> dict[Kept, str]:
         return {}
 
     @property

@@ -17,7 +17,7 @@ from pomt_edge.machine.counters import Reading
 from pomt_edge.machine.facts import known
 from pomt_edge.measure.clocks import LEFT_ALONE, LOCKED, NOT_LOCKED, ClockState, check_required
 from pomt_edge.measure.progress import Progress, Silent
-from pomt_edge.records import MEASURED, Environment
+from pomt_edge.records import MEASURED, Environment, Kept, named
 from pomt_edge.targets import _elsewhere
 from pomt_edge.targets._ssh_connection import AGAIN_AFTER_S, RESUME, Connection
 from pomt_edge.targets._ssh_engines import Engines, Models
@@ -103,7 +103,7 @@ class SshTarget:
 
     # What a sweep uses
 
-    def time_ms(self, tokens: int, count: int) -> list[float]:
+    def time_ms(self, tokens: Kept, count: int) -> list[float]:
         """Milliseconds of at most `count` forwards on the GPU, of one run of trtexec.
 
         Raises:
@@ -114,14 +114,14 @@ class SshTarget:
         request = {"request": "time", "warm_up_ms": WARM_UP_MS, "count": count}
         answer = self._engines.ask(tokens, request, "timing")
         if self._came_back():
-            raise Reconnected(f"{self.address}: connection lost while timing {tokens} tokens; {RESUME}")
+            raise Reconnected(f"{self.address}: connection lost while timing {named(tokens)}; {RESUME}")
         return [float(ms) for ms in answer["ms"]]
 
     def reading(self) -> Reading:
         told = self._board.done({"request": "counters"}, "reading the counters")
         return Reading(told["counts"], tuple(told["active"]), None, tuple(told["watched"]))
 
-    def memory_mib(self, tokens: int) -> float | None:
+    def memory_mib(self, tokens: Kept) -> float | None:
         return None
 
     def pause(self, seconds: float) -> None:
@@ -139,28 +139,28 @@ class SshTarget:
         """Keep the board busy with the unreduced model."""
         self._clocks_under_load(seconds)
 
-    def prepare(self, counts: Sequence[int], progress: Progress) -> dict[int, str]:
+    def prepare(self, points: Sequence[Kept], progress: Progress) -> dict[Kept, str]:
         """Build every engine before anything is timed; which counts failed, and why.
 
         Raises:
             PointFailed: of the unreduced model, without which there is no curve.
-            UserError: the board has no room for all.
+            UserError: the board has no room for these.
         """
-        progress.stage("building engines on the board, token counts", len(counts))
-        for place, tokens in enumerate(counts):
+        progress.stage("building engines on the board", len(points))
+        for place, tokens in enumerate(points):
             self._came_back()
-            self._engines.to_come = counts[place:]
+            self._engines.to_come = points[place:]
             try:
                 self._engines.of(tokens)
-                progress.advance(f"{tokens} tokens")
+                progress.advance(named(tokens))
             except PointFailed as failed:
                 if tokens == self._most_tokens:
                     raise  # all others are held against it
                 progress.note(str(failed))
-                progress.advance(f"{tokens} tokens: failed")
+                progress.advance(f"{named(tokens)}: failed")
         self._engines.to_come = ()
         failed_ones = self._engines.failed
-        return {tokens: str(failed_ones[tokens]) for tokens in counts if tokens in failed_ones}
+        return {tokens: str(failed_ones[tokens]) for tokens in points if tokens in failed_ones}
 
     # Clocks
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pomt_edge.machine.counters import Reading
+from pomt_edge.measure.progress import Progress
+from pomt_edge.records import Kept, tokens_left
+
+FULL = 197
 
 
 class KnownTarget:
@@ -25,12 +29,19 @@ class KnownTarget:
         self._noise = noise
         self._speed = speed
         self._rng = np.random.default_rng(seed)
-        self.calls: list[tuple[int, int]] = []
+        self.calls: list[tuple[Kept, int]] = []
         self.throttled_until = 0
         """Up to this call the target is held back, and its counter of that grows."""
+        self.unbuilt: dict[Kept, str] = {}
+        """Points that can't be made ready, and why."""
+        self.prepared: list[Kept] = []
 
-    def time_ms(self, tokens: int, count: int) -> list[float]:
-        base = self._latency_ms(tokens) * self._speed(len(self.calls))
+    def prepare(self, points: Sequence[Kept], progress: Progress) -> dict[Kept, str]:
+        self.prepared += points
+        return {point: because for point, because in self.unbuilt.items() if point in points}
+
+    def time_ms(self, tokens: Kept, count: int) -> list[float]:
+        base = self._latency_ms(tokens_left(tokens, FULL)) * self._speed(len(self.calls))
         self.calls.append((tokens, count))
         return [float(base * (1 + self._noise * self._rng.standard_normal())) for _ in range(count)]
 
@@ -41,14 +52,14 @@ class KnownTarget:
     def pause(self, seconds: float) -> None:
         """Nothing to wait for."""
 
-    def memory_mib(self, tokens: int) -> float | None:
-        return 100.0 + tokens
+    def memory_mib(self, tokens: Kept) -> float | None:
+        return 100.0 + tokens_left(tokens, FULL)
 
     @property
     def forwards(self) -> int:
         return sum(count for _, count in self.calls)
 
-    def blocks(self) -> list[int]:
+    def blocks(self) -> list[Kept]:
         """The counts of the timed blocks, warm-ups and energy left out, in the order of measurement."""
         return [tokens for tokens, count in self.calls if 1 < count <= 25 and count != 5]
 

@@ -17,17 +17,13 @@ from pomt_edge.measure.steadiness import detrended
 from pomt_edge.measure.sweep import (
     ANCHOR_EVERY,
     BLOCK_SAMPLES,
-    FAILED,
-    Begin,
     Cooling,
     Grid,
     Sweep,
-    Visit,
-    scaled,
-    suspicious,
 )
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import LatencyCurve
+from pomt_edge.measure.visits import Visit, scaled, suspicious
+from pomt_edge.records import Kept, LatencyCurve
 
 TOKENS = tuple(range(197, 97, -1))
 
@@ -285,9 +281,9 @@ def test_a_count_that_fails_is_no_row_and_the_others_are_as_without_it(tmp_path:
 
 
 def test_a_count_that_failed_is_tried_again_by_the_next_start_and_nothing_else_is(tmp_path: Path) -> None:
-    def run(target: KnownTarget, begin: Begin = dict) -> tuple[LatencyCurve, dict[int, str]]:
+    def run(target: KnownTarget) -> tuple[LatencyCurve, dict[Kept, str]]:
         with Journal(tmp_path, {}) as journal:
-            sweeping = Sweep(Grid(TOKENS[:60]), target, journal, Silent(), begin)
+            sweeping = Sweep(Grid(TOKENS[:60]), target, journal, Silent())
             return sweeping.run(), sweeping.failed
 
     first = Failing(two_cliffs, noise=0)
@@ -296,7 +292,8 @@ def test_a_count_that_failed_is_tried_again_by_the_next_start_and_nothing_else_i
     assert failed == {150: "150 tokens: out of memory"}
     # It can't even be built now: there is nothing to measure, the anchor neither.
     unbuilt = KnownTarget(two_cliffs)
-    same, failed = run(unbuilt, lambda: {FAILED: {150: "does not build"}})
+    unbuilt.unbuilt = {150: "does not build"}
+    same, failed = run(unbuilt)
     assert (same.points, failed) == (curve.points, {150: "does not build"})
     assert 197 not in unbuilt.blocks()
     mended = KnownTarget(two_cliffs, noise=0)
@@ -367,17 +364,20 @@ def test_an_interrupted_sweep_with_a_failed_count_measures_nothing_twice(tmp_pat
 def test_an_anchor_that_fails_ends_the_run_and_may_be_mended(tmp_path: Path) -> None:
     target = Failing(two_cliffs)
     target.fails = 197
-    for begin in (dict, lambda: {FAILED: {197: "out of memory"}}):
+    unbuilt = KnownTarget(two_cliffs)
+    unbuilt.unbuilt = {197: "out of memory"}
+    for failing in (target, unbuilt):
         with Journal(tmp_path, {}) as journal, pytest.raises(PointFailed, match="out of memory"):
-            Sweep(Grid(TOKENS[:10]), target, journal, Silent(), begin).run()
+            Sweep(Grid(TOKENS[:10]), failing, journal, Silent()).run()
     curve = sweep(tmp_path, KnownTarget(two_cliffs), TOKENS[:10])
     assert [point.tokens for point in curve.points] == list(TOKENS[:10])
 
 
 def test_counts_that_failed_before_the_sweep_are_never_asked_for(tmp_path: Path) -> None:
     target = KnownTarget(two_cliffs)
+    target.unbuilt = {190: "does not build"}
     with Journal(tmp_path, {}) as journal:
-        run = Sweep(Grid(TOKENS[:10]), target, journal, Silent(), lambda: {FAILED: {190: "does not build"}})
+        run = Sweep(Grid(TOKENS[:10]), target, journal, Silent())
         assert 190 not in [point.tokens for point in run.run().points]
         assert run.failed == {190: "does not build"}
     assert 190 not in {tokens for tokens, _ in target.calls}

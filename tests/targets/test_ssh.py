@@ -95,7 +95,7 @@ def of_fake(tokens: int) -> float:
 def test_a_sweep_survives_a_cut_and_leaves_the_board_as_it_was(serve: Serve, tmp_path: Path, kind: str) -> None:
     board = serve(kind)
     before = board.board.snapshot()
-    progress = Notes(at=3, then=board.cut)
+    progress = Notes(at=6, then=board.cut)  # after the three builds, at the third block
     with target(board, progress) as measured:
         state = measured.begin()
         assert state.state == LOCKED, state
