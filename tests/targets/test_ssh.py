@@ -293,7 +293,7 @@ def test_engines_are_built_when_the_clocks_are_held_and_another_state_is_not_mix
             Journal(tmp_path / str(clocks.lock), {}) as journal,
             contextlib.ExitStack() as locks,
         ):
-            what = (clocks, measured, grid.tokens, setting, "trt", {}, journal, progress, locks)
+            what = (clocks, measured, setting, "trt", {}, journal, progress, locks)
             Sweep(grid, measured, journal, progress, lambda: start(*what)).run()
 
     seen = []
