@@ -1,38 +1,48 @@
-"""From a sweep to a decision: fit, choose, measure the choice again."""
+"""From a sweep to a decision: what to measure, fit, choose, measure the choice again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pomt_edge.choose import adaptive, staircase
 from pomt_edge.choose import plan as planning
-from pomt_edge.choose import staircase
-from pomt_edge.errors import PointFailed
+from pomt_edge.errors import PointFailed, UserError
 from pomt_edge.measure.steadiness import detrended
 from pomt_edge.measure.sweep import Sweep
-from pomt_edge.records import LatencyCurve, Staircase
+from pomt_edge.records import AccuracyPoint, LatencyCurve, Probe, Search, Staircase
+from pomt_edge.searching import Deadline, Measuring, OutOfTimeError
 
 if TYPE_CHECKING:
     from pomt_edge.measure.accuracy import Accuracy
 
 CONFIRMED_CHOICES = 6
 """Choices that are measured again, should each turn out otherwise than it looked; then one of them is taken."""
+ADAPTIVE, FULL = "adaptive", "full"
 
 
-def decide(
-    sweep: Sweep, limits: planning.Limits, detrend: bool = False, accuracy: Accuracy | None = None
-) -> tuple[LatencyCurve, Staircase, planning.Decision]:
-    """Choose, measure the choice again beside the baseline, and choose again until that changes nothing.
+@dataclass(frozen=True)
+class Decided:
+    """The curve, what explains it, what follows from it, and how it was come by."""
+
+    curve: LatencyCurve
+    staircase: Staircase
+    decision: planning.Decision
+    search: Search
+
+
+def decide(sweep: Sweep, limits: planning.Limits, detrend: bool = False, accuracy: Accuracy | None = None) -> Decided:
+    """Measure the whole grid, choose, measure the choice again, and choose again until that changes nothing.
 
     Raises:
         PointFailed: no reduced count could be measured, so that there is nothing to choose from.
     """
-    correct = detrended if detrend else _as_measured
-    curve = correct(sweep.run())
-    if sweep.failed and len(curve.points) == 1:
-        first = next(iter(sweep.failed.values()))
-        raise PointFailed(f"none of {len(sweep.failed)} reduced counts could be measured; the first: {first}")
+    sweep.run()
+    _check_measured(sweep)
     confirmed: set[int] = set()
     while True:
+        curve = _curve(sweep, detrend)
         fitted = staircase.fit(curve)
         candidates = fitted.efficient
         if len(confirmed) == CONFIRMED_CHOICES:
@@ -46,10 +56,94 @@ def decide(
             accuracy.known() if accuracy else (),
         )
         if decision.verdict != "prune" or decision.tokens in confirmed:
-            return curve, fitted, planning.settled(curve, decision, limits)
+            whole = Search(FULL, len(sweep.grid.tokens) - 1, *_all_of(curve, accuracy))
+            return Decided(curve, fitted, planning.settled(curve, decision, limits), whole)
         confirmed.add(decision.tokens)
-        curve = correct(sweep.confirm(decision.tokens))
+        sweep.confirm(decision.tokens)
 
 
-def _as_measured(curve: LatencyCurve) -> LatencyCurve:
-    return curve
+def _all_of(curve: LatencyCurve, accuracy: Accuracy | None) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
+    judged = accuracy.known() if accuracy else ()
+    return (
+        tuple(Probe(point.tokens, "all counts of the grid") for point in curve.points),
+        tuple(Probe(point.tokens, "where it can decide") for point in judged),
+    )
+
+
+def decide_adaptively(
+    sweep: Sweep, limits: planning.Limits, detrend: bool, accuracy: Accuracy | None, deadline: Deadline
+) -> Decided:
+    """Measure what decides, choose, measure the choice again, and search on with that until it changes nothing.
+
+    Args:
+        deadline: the progress that the sweep and the accuracy report to.
+
+    Raises:
+        PointFailed: no reduced count could be measured, so that there is nothing to choose from.
+        UserError: the time was over before one was.
+    """
+    bench = Measuring(sweep, accuracy, limits.max_drop, detrend)
+    stopped = None
+    try:
+        chosen = _searched(sweep, limits, bench)
+        if accuracy and chosen is not None:
+            accuracy.at(chosen)  # what is promised is promised of all images
+    except OutOfTimeError as over:
+        stopped = str(over)
+        _check_begun(sweep, stopped)
+        chosen = adaptive.best_known(sweep.grid.tokens, limits, bench.points(), bench.judged())
+    deadline.lift()
+    _check_measured(sweep)
+    curve = _curve(sweep, detrend)
+    fitted = staircase.fit(curve)
+    known = bench.judged()
+    candidates = _candidates(curve, fitted, chosen, limits, known)
+    decision = planning.decide(curve, candidates, limits, bench.judge if accuracy else None, known.values())
+    found = Search(ADAPTIVE, len(sweep.grid.tokens) - 1, *bench.probes(), stopped, tuple(bench.left_open()))
+    return Decided(curve, fitted, planning.settled(curve, decision, limits), found)
+
+
+def _searched(sweep: Sweep, limits: planning.Limits, bench: Measuring) -> int | None:
+    confirmed: set[int] = set()
+    while True:
+        chosen = adaptive.explore(sweep.grid.tokens, limits, bench)
+        if chosen in (None, sweep.grid.tokens[0], *confirmed) or len(confirmed) == CONFIRMED_CHOICES:
+            return chosen
+        assert chosen is not None
+        confirmed.add(chosen)
+        sweep.confirm(chosen)
+
+
+def _candidates(
+    curve: LatencyCurve,
+    fitted: Staircase,
+    chosen: int | None,
+    limits: planning.Limits,
+    known: Mapping[int, AccuracyPoint],
+) -> tuple[int, ...]:
+    """What the choice is made from: the count that was found, and what the reason has to name beside it."""
+    full = curve.baseline.tokens
+    if limits.alpha is not None:
+        named = {point.tokens for point in curve.points if point.tokens in known}
+    elif limits.budget_ms is not None:
+        named = set(fitted.efficient)
+    elif chosen is None:
+        named = set(fitted.efficient[1:2])
+    else:
+        named = {tokens for tokens in fitted.efficient if tokens < chosen and tokens in known}
+    return tuple(sorted({full, *named} | ({chosen} if chosen else set()), reverse=True))
+
+
+def _curve(sweep: Sweep, detrend: bool) -> LatencyCurve:
+    return detrended(sweep.curve()) if detrend else sweep.curve()
+
+
+def _check_measured(sweep: Sweep) -> None:
+    if sweep.failed and len(sweep.curve().points) == 1:
+        first = next(iter(sweep.failed.values()))
+        raise PointFailed(f"none of {len(sweep.failed)} reduced counts could be measured; the first: {first}")
+
+
+def _check_begun(sweep: Sweep, stopped: str) -> None:
+    if len(sweep.curve().points) < 2:
+        raise UserError(f"{stopped} before a reduced count was measured; what was measured is kept: give it more")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pomt_edge.choose import plan as planning
-from pomt_edge.decision import decide
+from pomt_edge.decision import decide, decide_adaptively
 from pomt_edge.errors import Interrupted
 from pomt_edge.job import Job, classes_of, prepare
 from pomt_edge.measure.accuracy import Accuracy
@@ -23,6 +23,7 @@ from pomt_edge.reduce import schedule
 from pomt_edge.reduce.cost import cost_of
 from pomt_edge.report import files
 from pomt_edge.request import Request
+from pomt_edge.searching import Deadline
 from pomt_edge.starting import start
 
 
@@ -63,12 +64,17 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
     request = job.request
     rule = StopRule(request.interval_percent, request.point_seconds)
     grid = Grid(job.tokens, request.probe, request.seed, rule, batch_size=request.batch_size)
-    sweep = Sweep(grid, job.target, journal, progress, begin)
-    accuracy = _accuracy(job, journal, progress)
+    deadline = Deadline(progress, request.max_minutes)
+    sweep = Sweep(grid, job.target, journal, deadline, begin)
+    accuracy = _accuracy(job, journal, deadline)
     if accuracy and request.accuracy_grid == "full":
         for tokens in job.tokens:
             accuracy.at(tokens)
-    curve, fitted, decision = decide(sweep, request.limits, request.detrend, accuracy)
+    if request.searches(job.tokens):
+        found = decide_adaptively(sweep, request.limits, request.detrend, accuracy, deadline)
+    else:
+        found = decide(sweep, request.limits, request.detrend, accuracy)
+    curve, decision = found.curve, found.decision
     environment = _environment(journal)
     subject = planning.Subject(
         model=job.created.name,
@@ -93,7 +99,7 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         measured.measure if measured else None,
         accuracy.at if accuracy else None,
     )
-    result = Result(plan, curve, fitted, measured, environment, _costs(job, plan))
+    result = Result(plan, curve, found.staircase, measured, environment, _costs(job, plan), search=found.search)
     return dataclasses.replace(result, notes=tuple(_notes(job, result, sweep.failed)))
 
 

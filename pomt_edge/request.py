@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pomt_edge import catalogue, checks, demo, engines, profiles
+from pomt_edge.choose import adaptive
 from pomt_edge.choose.plan import Limits
 from pomt_edge.engines import PRECISIONS
 from pomt_edge.errors import UserError
@@ -28,6 +30,7 @@ OF_A_RECORDING = ("engine", "probe", "method", "block")
 PROBES = ("block", "input")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 ACCURACY_GRIDS = ("efficient", "full")
+SEARCHES = ("adaptive", "full")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -82,6 +85,10 @@ class Request:
     alpha: float | None = None
     keep: float | None = None
     accuracy_grid: str | None = None
+    search: str | None = None
+    """None: adaptive, but full where accuracy is wanted everywhere or methods are compared."""
+    max_minutes: float | None = None
+    """After which an adaptive search ends with what it knows."""
     interval_percent: float = 1.0
     point_seconds: float = 1.0
     seed: int = 0
@@ -132,6 +139,17 @@ class Request:
         """Tokens between the grid's points; a comparison of all methods is coarse unless asked otherwise."""
         return self.grid_stride or (COARSE_STRIDE if self.method == ALL else 1)
 
+    def searches(self, counts: Sequence[int]) -> bool:
+        """Whether the counts are searched, instead of all being measured; where they are few, all are fewer."""
+        if self.search is not None:
+            return self.search == "adaptive"
+        return not self._is_whole and (len(counts) > adaptive.LATENCY_POINTS or self.max_minutes is not None)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether what is asked for needs the whole grid."""
+        return self.accuracy_grid == "full" or self.method == ALL
+
     @property
     def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """--normalize: one mean and std for all channels, or three means and three stds."""
@@ -165,6 +183,7 @@ class Request:
         self._check_engine()
         if len([value for value in (self.max_drop, self.budget_ms, self.alpha) if value is not None]) > 1:
             raise UserError("--max-drop, --budget-ms and --alpha exclude each other: each is a way to choose; give one")
+        self._check_search()
         self._check_clocks()
         own = {"--normalize": self.mean_and_std, "--crop-pct": self.crop_pct, "--interpolation": self.interpolation}
         given = [option for option, value in own.items() if value is not None]
@@ -180,6 +199,14 @@ class Request:
             raise UserError("--probe input runs in torch alone; give --engine torch, or leave --probe out")
         if self.calibrated and not self.has_data:
             raise UserError("--precision int8 is calibrated on images: give --data DIR as well")
+
+    def _check_search(self) -> None:
+        if self.search == "adaptive" and self.accuracy_grid == "full":
+            raise UserError(
+                "--accuracy-grid full measures everywhere; give --search full, or leave --accuracy-grid out"
+            )
+        if self.max_minutes is not None and (self.search == "full" or self.accuracy_grid == "full"):
+            raise UserError("--max-minutes bounds an adaptive search; leave it out, or give --search adaptive")
 
     def _check_clocks(self) -> None:
         if not self.sysroot.is_dir():
@@ -206,6 +233,7 @@ class Request:
         checks.in_range("--keep", self.keep, 0.0, 1.0)
         checks.in_range("--interval", self.interval_percent, 0.01, 100.0)
         checks.in_range("--point-seconds", self.point_seconds, 0.0, 1e5)
+        checks.in_range("--max-minutes", self.max_minutes, 0.01, 1e5)
         checks.in_range("--gpu-clock", self.gpu_clock_mhz, 1, 10**5)
         checks.in_range("--seed", self.seed, 0, 2**63 - 1)
 
@@ -216,6 +244,7 @@ class Request:
         checks.one_of("--provider", self.provider, PROVIDERS)
         checks.one_of("--probe", self.probe, PROBES)
         checks.one_of("--accuracy-grid", self.accuracy_grid, ACCURACY_GRIDS)
+        checks.one_of("--search", self.search, SEARCHES)
         checks.one_of("--interpolation", self.interpolation, INTERPOLATIONS)
         self._check_device()
 

@@ -33,4 +33,4 @@ def test_where_no_reduced_count_can_be_measured_nothing_is_said_about_pruning(tm
             decide(sweep, Limits(keep=0.5))
     with Journal(tmp_path / "whole", {}) as journal:
         sweep = Sweep(Grid((197, 100, 50)), RecordedTarget(curve), journal, Silent())
-        assert decide(sweep, Limits(keep=0.5))[2].tokens == 100
+        assert decide(sweep, Limits(keep=0.5)).decision.tokens == 100

@@ -26,6 +26,10 @@ class Limits:
     def to_dict(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value is not None}
 
+    def floor(self, full: int) -> int:
+        """The fewest tokens that may stay of so many."""
+        return math.ceil((self.keep or 0.0) * full - 1e-9)
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -50,7 +54,7 @@ def decide(
         known: accuracies measured before, from which the search may start.
     """
     full = curve.baseline.tokens
-    floor = math.ceil((limits.keep or 0.0) * full - 1e-9)
+    floor = limits.floor(full)
     faster = [tokens for tokens in efficient if floor <= tokens < full]
     if limits.budget_ms is not None:
         return _by_budget(curve, efficient, floor, limits.budget_ms, accuracy_at)

@@ -54,19 +54,36 @@ class _Curve:
 
 def fit(curve: LatencyCurve) -> Staircase:
     """Fit treads of one common slope; the points may lie on any grid, in any order, two or many."""
-    points = sorted(curve.points, key=lambda point: -point.tokens)
-    tokens = np.array([point.tokens for point in points], dtype=np.float64)
-    ms = np.array([point.median_ms for point in points], dtype=np.float64)
-    interval = np.array([point.high_ms - point.low_ms for point in points], dtype=np.float64)
-    unit = float(np.median(ms))
-    latency, own = ms / unit, interval / (2 * Z95 * unit)
-    coarse = _weighted(tokens, latency, own, _scatter(tokens, latency))
-    slope, starts = _search(coarse)
-    fine = _weighted(tokens, latency, own, min(_residual(coarse, slope, starts), _scatter(tokens, latency)))
-    slope, starts = _search(fine)
-    line, half = _line(fine, slope, starts)
-    narrow = narrowed(points, (line * unit).tolist(), (half * unit).tolist())
-    return _staircase(points, slope * unit, starts, _levels(fine, slope, starts) * unit, efficient(narrow))
+    fitted = _Fitted(curve)
+    levels = _levels(fitted.relative, fitted.slope, fitted.starts) * fitted.unit
+    best = efficient(fitted.narrowed())
+    return _staircase(fitted.points, fitted.slope * fitted.unit, fitted.starts, levels, best)
+
+
+def on_treads(curve: LatencyCurve) -> list[LatencyPoint]:
+    """The points, most tokens first, with their intervals narrowed by the treads that they lie on; see `narrowed`."""
+    return _Fitted(curve).narrowed()
+
+
+class _Fitted:
+    """A curve, and the slope and treads that explain it best."""
+
+    def __init__(self, curve: LatencyCurve) -> None:
+        self.points = sorted(curve.points, key=lambda point: -point.tokens)
+        tokens = np.array([point.tokens for point in self.points], dtype=np.float64)
+        ms = np.array([point.median_ms for point in self.points], dtype=np.float64)
+        interval = np.array([point.high_ms - point.low_ms for point in self.points], dtype=np.float64)
+        self.unit = float(np.median(ms))
+        latency, own = ms / self.unit, interval / (2 * Z95 * self.unit)
+        coarse = _weighted(tokens, latency, own, _scatter(tokens, latency))
+        slope, starts = _search(coarse)
+        scatter = min(_residual(coarse, slope, starts), _scatter(tokens, latency))
+        self.relative = _weighted(tokens, latency, own, scatter)
+        self.slope, self.starts = _search(self.relative)
+
+    def narrowed(self) -> list[LatencyPoint]:
+        line, half = _line(self.relative, self.slope, self.starts)
+        return narrowed(self.points, (line * self.unit).tolist(), (half * self.unit).tolist())
 
 
 def _scatter(tokens: Array, latency: Array) -> float:

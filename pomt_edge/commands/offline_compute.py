@@ -122,6 +122,17 @@ def offline_compute(
     accuracy_grid: Annotated[
         str | None, typer.Option(help="efficient: accuracy where it can decide; full: everywhere. [default: efficient]")
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="adaptive: few counts, those that decide; full: all of the grid. [default: adaptive; full with "
+            "--accuracy-grid full, --method all and for grids of up to 25 counts]"
+        ),
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(metavar="M", help="End an adaptive search after so long, with what it knows then."),
+    ] = None,
     interval: Annotated[
         float, typer.Option(help="A point is measured until its 95 % interval is within so many percent …")
     ] = 1.0,
@@ -194,6 +205,8 @@ def offline_compute(
         alpha=alpha,
         keep=keep,
         accuracy_grid=accuracy_grid,
+        search=search,
+        max_minutes=max_minutes,
         interval_percent=interval,
         point_seconds=point_seconds,
         seed=seed,

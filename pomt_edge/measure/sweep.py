@@ -35,6 +35,10 @@ BLOCK_SAMPLES = (3, 25)
 ANCHOR_EVERY = 4
 RECHECKS = 2
 CONFIRMATIONS = 8
+"""Pairs of blocks of a choice and the baseline; so many again while their intervals overlap, …"""
+MOST_CONFIRMATIONS = 40
+SAME = 0.0025
+"""… unless half of each is within so much: a smaller difference is none."""
 RECONNECTIONS = 3
 """Of one block; a connection that is lost so often is said."""
 CONFIRMATION_ROUND = 1000
@@ -157,16 +161,27 @@ class Sweep:
         return self._point(tokens, blocks) if blocks else None
 
     def confirm(self, tokens: int) -> LatencyCurve:
-        """Measure a chosen count and the baseline again in turn: what decides deserves the best intervals.
+        """Measure a chosen count and the baseline again in turn, until their intervals separate: they decide.
 
         The chosen point is the luckiest of many; fresh samples take that luck out of its speedup.
         """
-        pairs = [self._anchor, tokens] * CONFIRMATIONS
-        self._visit_all({CONFIRMATION_ROUND + tokens: pairs}, f"confirming {tokens} tokens, blocks")
+        for pairs in range(CONFIRMATIONS, MOST_CONFIRMATIONS + 1, CONFIRMATIONS):
+            order = [self._anchor, tokens] * pairs
+            self._visit_all({CONFIRMATION_ROUND + tokens: order}, f"confirming {tokens} tokens, blocks")
+            if tokens in self._failed or self._is_apart(tokens):
+                break
         for count in (self._anchor, tokens):
             if count not in self._failed:
                 self._count_energy(count)
         return self.curve()
+
+    def _is_apart(self, tokens: int) -> bool:
+        """Whether a count is surely faster or slower than the baseline, or surely as fast, for all that matters."""
+        blocks = self._blocks()
+        point, anchor = (self._point(one, blocks[one]) for one in (tokens, self._anchor))
+        if point.high_ms < anchor.low_ms or anchor.high_ms < point.low_ms:
+            return True
+        return all((one.high_ms - one.low_ms) / 2 <= SAME * one.median_ms for one in (point, anchor))
 
     def _count_energy(self, tokens: int) -> None:
         """One long stretch of forwards: the counters advance in steps that a block is too short for."""

@@ -1,0 +1,323 @@
+"""Which counts to measure next, so that few lead to the plan that all of them would have led to.
+
+The order: latency on a coarse skeleton, which tells whether anything is faster at all; the boundary of what the limits
+allow, by accuracy or by latency; latency at the counts above the boundary and at the tiles above those, for the fastest
+count allowed need not be the one with the fewest tokens; the largest count that is as fast as the fastest, which is its
+tread's right edge; and what decides again, until its intervals separate. Nothing is kept here: asked again with what is
+known, it asks for the same, so that what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from pomt_edge.choose import search, staircase
+from pomt_edge.choose.efficient import efficient
+from pomt_edge.choose.plan import Limits
+from pomt_edge.records import AccuracyPoint, LatencyCurve, LatencyPoint
+
+LATENCY_POINTS, ACCURACY_POINTS = 25, 10
+SKELETON = 32
+"""Tokens between the skeleton's counts: kernels come in tiles, the largest of 64 and the commonest of 32."""
+WINDOW = 8
+"""Counts above a boundary that are all measured: one period of the commonest sawtooth."""
+TILES = (32, 16, 8)
+SURE = 0.0025
+"""Half an interval, relative, below which no difference matters any more."""
+PASSES = 12
+LOSS_POWER = 2.5
+"""The loss grows about with this power of the tokens removed, by which the next guess is made, not the answer."""
+BEYOND = (2, 5)
+"""Counts beyond a boundary that are tried as well: accuracy is only nearly monotone."""
+
+
+class Bench(Protocol):
+    """What measures for a search, and knows what was measured."""
+
+    def latency(self, counts: Sequence[int], why: str) -> None:
+        """Measure those of these counts that are not known yet."""
+
+    def again(self, counts: Sequence[int], why: str) -> None:
+        """One more block of each."""
+
+    def points(self) -> dict[int, LatencyPoint]:
+        """What is known of latency, of the unreduced model too; a count that can't be measured has no point."""
+
+    def accuracy(self, tokens: int, why: str) -> AccuracyPoint:
+        """The accuracy at a count, measured or recalled."""
+
+
+def explore(counts: Sequence[int], limits: Limits, bench: Bench) -> int | None:
+    """Measure what decides, and give the choice; None: no count is faster than the unreduced model within the limits.
+
+    At most `LATENCY_POINTS` counts are asked for their latency, the unreduced model included, and `ACCURACY_POINTS` for
+    their accuracy.
+
+    Args:
+        counts: what there is to choose from, most tokens first; the first is the unreduced model.
+    """
+    return _Explorer(counts, limits, bench).choice()
+
+
+def best_known(
+    counts: Sequence[int], limits: Limits, points: Mapping[int, LatencyPoint], known: Mapping[int, AccuracyPoint]
+) -> int | None:
+    """The choice among what a search that was stopped knows already; None: it knows of none."""
+    full = counts[0]
+    allowed = [tokens for tokens in counts if tokens in points and tokens >= limits.floor(full)]
+    if limits.budget_ms is not None:
+        return max((tokens for tokens in allowed if points[tokens].high_ms <= limits.budget_ms), default=None)
+    if limits.alpha is not None:
+        asked = [tokens for tokens in allowed if tokens in known]
+        if full not in asked:
+            return None
+        best = search.largest_utility(list(points.values()), asked, limits.alpha, known.__getitem__)
+        return None if best == full else best
+    if limits.max_drop is not None:
+        within = {tokens for tokens, point in known.items() if point.drop_high <= limits.max_drop}
+        allowed = [tokens for tokens in allowed if tokens in within]
+    best = efficient(points[tokens] for tokens in {full, *allowed})[-1]
+    return None if best == full else best
+
+
+class _Explorer:
+    def __init__(self, counts: Sequence[int], limits: Limits, bench: Bench) -> None:
+        self._full = counts[0]
+        self._first = counts[1]
+        self._allowed = [tokens for tokens in counts[1:] if tokens >= limits.floor(counts[0])]
+        self._limits = limits
+        self._bench = bench
+        self._timed: set[int] = set()
+        self._judged: dict[int, AccuracyPoint] = {}
+
+    def choice(self) -> int | None:
+        coarse = skeleton(self._allowed) or [self._first]
+        self._time([self._full, *coarse], f"the ends, and every {SKELETON}th count")
+        if not self._allowed:
+            return None
+        if self._limits.budget_ms is not None:
+            return self._within_budget(self._limits.budget_ms)
+        if self._limits.alpha is not None:
+            return self._by_utility(self._limits.alpha)
+        if self._limits.max_drop is not None:
+            return self._within_drop(self._limits.max_drop)
+        return self._fastest(self._allowed)
+
+    # What is asked of the bench
+
+    def _time(self, counts: Iterable[int], why: str) -> None:
+        """Latency at as many of these as the number of points leaves, the first ones first."""
+        new = [tokens for tokens in dict.fromkeys(counts) if tokens not in self._timed]
+        taken = new[: LATENCY_POINTS - len(self._timed)]
+        self._timed.update(taken)
+        if taken:
+            self._bench.latency(taken, why)
+
+    def _accuracy(self, tokens: int, why: str) -> AccuracyPoint | None:
+        """None: no more points."""
+        if tokens not in self._judged:
+            if len(self._judged) == ACCURACY_POINTS:
+                return None
+            self._judged[tokens] = self._bench.accuracy(tokens, why)
+        return self._judged[tokens]
+
+    def _fits(self, tokens: int, why: str) -> bool:
+        point = self._accuracy(tokens, why)
+        return point is not None and point.drop_high <= (self._limits.max_drop or 0.0)
+
+    # A limit on the loss
+
+    def _within_drop(self, max_drop: float) -> int | None:
+        """The fastest count whose accuracy was measured and fits; beyond the boundary, where points are left, too."""
+        good, bad = self._boundary(max_drop)
+        chosen = self._fastest_that_fits(good)
+        for step in BEYOND:
+            if bad + step < len(self._allowed) and self._fits(self._allowed[bad + step], "beyond the boundary"):
+                chosen = self._fastest_that_fits(bad + step)
+        return chosen
+
+    def _fastest_that_fits(self, last: int) -> int | None:
+        open_to = self._allowed[: last + 1]
+        while open_to:
+            chosen = self._fastest(open_to)
+            if chosen is None or self._fits(chosen, "the fastest"):
+                return chosen
+            open_to = [tokens for tokens in open_to if tokens != chosen]
+        return None
+
+    def _boundary(self, max_drop: float) -> tuple[int, int]:
+        """Places of the last count that fits and the first that doesn't, if the loss were monotone.
+
+        By guesses between the two, every second in the middle: a guess alone may creep.
+        """
+        good, bad = -1, len(self._allowed)
+        asked = 0
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            place = middle if asked % 2 else self._guess(good, bad, max_drop)
+            asked += 1
+            fits = self._fits(self._allowed[place], "the limit's boundary")
+            good, bad = (place, bad) if fits else (good, place)
+        return good, bad
+
+    def _guess(self, good: int, bad: int, max_drop: float) -> int:
+        """A place strictly between: where the loss would reach the limit if it grew as it does as a rule."""
+        known = {place: self._bent(place) for place in (good, bad) if 0 <= place < len(self._allowed)}
+        low = known.get(good, (0.0, 0.0))
+        if bad in known:
+            high = known[bad]
+        elif low[1] > 0:
+            high = (2 * low[0], 2 * low[1])
+        else:
+            return (good + bad) // 2
+        share = (max_drop ** (1 / LOSS_POWER) - low[1]) / max(high[1] - low[1], 1e-9)
+        wanted = self._full - (low[0] + min(max(share, 0.0), 1.0) * (high[0] - low[0]))
+        return min(range(good + 1, bad), key=lambda place: abs(self._allowed[place] - wanted))
+
+    def _bent(self, place: int) -> tuple[float, float]:
+        """Tokens removed, and the loss's upper end as it would lie on a line."""
+        tokens = self._allowed[place]
+        return float(self._full - tokens), max(self._judged[tokens].drop_high, 0.0) ** (1 / LOSS_POWER)
+
+    # The fastest of some counts
+
+    def _fastest(self, open_to: Sequence[int]) -> int | None:
+        """The largest of the fastest counts; None: none is faster than the unreduced model."""
+        self._time(neighbourhood(open_to), "the boundary, one period above it, and the tiles above that")
+        if self._ragged(open_to[-1 - WINDOW :]):
+            self._time(reversed(open_to[-1 - 2 * WINDOW :]), "another period: fewer tokens were slower")
+        chosen = self._decided(open_to)
+        while chosen is not None and (between := self._between(chosen, open_to)):
+            if len(self._timed) == LATENCY_POINTS:
+                break
+            self._time([between[len(between) // 2]], "the tread's right edge")
+            chosen = self._decided(open_to)
+        return chosen
+
+    def _ragged(self, counts: Sequence[int]) -> bool:
+        """Whether fewer tokens are surely slower somewhere among these neighbours."""
+        points = self._bench.points()
+        known = [points[tokens] for tokens in counts if tokens in points]
+        return any(fewer.low_ms > more.high_ms for more, fewer in itertools.pairwise(known))
+
+    def _between(self, chosen: int, open_to: Sequence[int]) -> list[int]:
+        """Counts between a choice and the next larger one that is known, which were not asked for yet."""
+        known = self._bench.points()
+        next_known = min(tokens for tokens in (self._full, *open_to) if tokens > chosen and tokens in known)
+        return [tokens for tokens in open_to if chosen < tokens < next_known and tokens not in self._timed]
+
+    def _decided(self, open_to: Sequence[int]) -> int | None:
+        """The choice, after what may still change it was measured until it is slower for sure, or as good as equal."""
+        for _ in range(PASSES):
+            chosen, rivals = self._rivals(open_to)
+            if not rivals:
+                break
+            self._bench.again(rivals, "too near to one another")
+        return chosen
+
+    def _rivals(self, open_to: Sequence[int]) -> tuple[int | None, list[int]]:
+        """The choice among what is known, and the counts whose intervals leave open whether they are as fast."""
+        points = self._bench.points()
+        known = staircase.on_treads(LatencyCurve(tuple(points.values())))
+        known = [point for point in known if point.tokens == self._full or point.tokens in open_to]
+        chosen = efficient(known)[-1]
+        fastest = min(known, key=lambda point: point.median_ms)
+        near = [point for point in known if point.low_ms <= fastest.high_ms]
+        unsure = [point.tokens for point in near if len(near) > 1 and _half(point) > SURE]
+        return (None if chosen == self._full else chosen), unsure
+
+    # A budget
+
+    def _within_budget(self, budget_ms: float) -> int | None:
+        """The most tokens whose latency is surely within the budget."""
+        if self._most_within(budget_ms) is None:
+            self._fastest(self._allowed)  # whether anything is
+        largest = self._most_within(budget_ms)
+        if largest is not None:
+            self._time(tiles_above([tokens for tokens in self._allowed if tokens > largest], largest), "tiles above it")
+            largest = self._most_within(budget_ms)
+        return largest
+
+    def _most_within(self, budget_ms: float) -> int | None:
+        """Bisect between the most tokens that are known to be within and the next known count above them."""
+        while True:
+            points = self._narrow(budget_ms)
+            within = max((tokens for tokens, point in points.items() if point.high_ms <= budget_ms), default=None)
+            if within is None or within == self._full:
+                return within
+            between = self._between(within, self._allowed)
+            if not between or len(self._timed) == LATENCY_POINTS:
+                return within
+            self._time([between[len(between) // 2]], "the budget's boundary")
+
+    def _narrow(self, budget_ms: float) -> dict[int, LatencyPoint]:
+        """What is known, after counts whose interval holds the budget were measured until it is narrow."""
+        for _ in range(PASSES):
+            points = self._bench.points()
+            unsure = [
+                tokens
+                for tokens, point in points.items()
+                if point.low_ms <= budget_ms < point.high_ms and _half(point) > SURE
+            ]
+            if not unsure:
+                break
+            self._bench.again(unsure, "too near to the budget")
+        return {tokens: point for tokens, point in points.items() if tokens == self._full or tokens in self._allowed}
+
+    # Utility
+
+    def _by_utility(self, alpha: float) -> int | None:
+        """Accuracy at the efficient counts of the skeleton, then between the best and its neighbours."""
+        while True:
+            points = self._bench.points()
+            for tokens in efficient(points.values())[: ACCURACY_POINTS - 2]:
+                self._accuracy(tokens, "its utility")
+            asked = sorted((tokens for tokens in self._judged if tokens in points), reverse=True)
+            best = search.largest_utility(list(points.values()), asked, alpha, self._judged.__getitem__)
+            near = [tokens for tokens in _halfway(self._allowed, asked, best) if tokens not in self._judged]
+            if not near or len(self._judged) == ACCURACY_POINTS:
+                return None if best == self._full else best
+            self._time(near, "beside the largest utility")
+            for tokens in near:
+                self._accuracy(tokens, "beside the largest utility")
+
+
+def skeleton(allowed: Sequence[int]) -> list[int]:
+    """The ends, and the last count of each large tile, or the nearest that there is with more tokens."""
+    if not allowed:
+        return []
+    most, fewest = allowed[0], allowed[-1]
+    edges = range(most // SKELETON * SKELETON, fewest, -SKELETON)
+    return sorted({most, fewest, *(_at_least(allowed, edge) for edge in edges)}, reverse=True)
+
+
+def neighbourhood(allowed: Sequence[int]) -> list[int]:
+    """The fewest tokens and the counts above them: first the near ones, then the last counts of tiles."""
+    fewest = allowed[-1]
+    return [*reversed(allowed[-1 - WINDOW :]), *tiles_above(allowed, fewest - 1)]
+
+
+def tiles_above(allowed: Sequence[int], tokens: int) -> list[int]:
+    """The last count of the first tile of each size above so many tokens, and of the second."""
+    edges = [(tokens // tile + step) * tile for step in (1, 2) for tile in TILES]
+    return [_at_least(allowed, edge) for edge in edges if allowed and edge <= allowed[0]]
+
+
+def _at_least(allowed: Sequence[int], tokens: int) -> int:
+    return min(count for count in allowed if count >= tokens)
+
+
+def _half(point: LatencyPoint) -> float:
+    return (point.high_ms - point.low_ms) / 2 / point.median_ms
+
+
+def _halfway(allowed: Sequence[int], asked: Sequence[int], best: int) -> list[int]:
+    """The counts in the middle between the best and its neighbours among those asked, most first."""
+    found = []
+    for neighbours in ([n for n in asked if n > best][-1:], [n for n in asked if n < best][:1]):
+        for neighbour in neighbours:
+            between = [tokens for tokens in allowed if min(best, neighbour) < tokens < max(best, neighbour)]
+            found += between[len(between) // 2 : len(between) // 2 + 1]
+    return found

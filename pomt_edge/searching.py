@@ -1,0 +1,127 @@
+"""The adaptive search on real measurements: what the search asks for, the sweep and the accuracy answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from pomt_edge.measure.progress import Progress
+from pomt_edge.measure.steadiness import detrended
+from pomt_edge.measure.sweep import Sweep
+from pomt_edge.records import AccuracyPoint, LatencyPoint, Probe
+
+if TYPE_CHECKING:
+    from pomt_edge.measure.accuracy import Accuracy
+
+
+class OutOfTimeError(Exception):
+    """The time that a search was given is over; what was measured until then is kept."""
+
+
+class Deadline:
+    """A progress that ends what it is told of when the time is over: between two measurements, like an interrupt."""
+
+    def __init__(self, progress: Progress, minutes: float | None) -> None:
+        self._progress = progress
+        self._minutes = minutes
+        self._until = time.monotonic() + 60 * minutes if minutes is not None else None
+
+    def busy(self, text: str) -> None:
+        self._progress.busy(text)
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        self.check()
+        self._progress.stage(title, total, done)
+
+    def advance(self, detail: str = "") -> None:
+        self._progress.advance(detail)
+        self.check()
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+    def lift(self) -> None:
+        """What comes now is not hurried."""
+        self._until = None
+
+    def check(self) -> None:
+        """Raise an OutOfTimeError, once, if the time is over; what comes after is not hurried."""
+        if self._until is not None and time.monotonic() > self._until:
+            self.lift()
+            raise OutOfTimeError(f"the {self._minutes:g} minutes of --max-minutes were over")
+
+
+class Measuring:
+    """A bench of `choose.adaptive` that measures, and keeps what was asked for and why."""
+
+    def __init__(self, sweep: Sweep, accuracy: Accuracy | None, max_drop: float | None, detrend: bool) -> None:
+        self._sweep = sweep
+        self._accuracy = accuracy
+        self._max_drop = max_drop
+        self._detrend = detrend
+        self._timed: dict[int, str] = {}
+        self._judged: dict[int, str] = {}
+
+    def latency(self, counts: Sequence[int], why: str) -> None:
+        for tokens in counts:
+            self._timed.setdefault(tokens, why)
+        self._sweep.measure(counts, f"latency of {_few(counts)} ({why})")
+
+    def again(self, counts: Sequence[int], why: str) -> None:
+        self._sweep.again(counts, f"latency again of {_few(counts)} ({why})")
+
+    def points(self) -> dict[int, LatencyPoint]:
+        curve = self._sweep.curve()
+        return {point.tokens: point for point in (detrended(curve) if self._detrend else curve).points}
+
+    def accuracy(self, tokens: int, why: str) -> AccuracyPoint:
+        self._judged.setdefault(tokens, why)
+        return self.judge(tokens)
+
+    def judge(self, tokens: int) -> AccuracyPoint:
+        """On as many images as the limit on the loss needs; where there is none, on all."""
+        assert self._accuracy is not None  # a limit that needs it is refused without images
+        return self._accuracy.at(tokens) if self._max_drop is None else self._accuracy.within(tokens, self._max_drop)
+
+    def judged(self) -> dict[int, AccuracyPoint]:
+        """What is known of accuracy, each on the images that it was measured on."""
+        return {point.tokens: point for point in self._accuracy.known()} if self._accuracy else {}
+
+    def probes(self) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
+        """What was asked for of latency and of accuracy, in this order."""
+        return tuple(map(_probe, self._timed.items())), tuple(map(_probe, self._judged.items()))
+
+    def left_open(self) -> list[str]:
+        """What the search does not know, a sentence each."""
+        sentences = []
+        counts = self._sweep.grid.tokens[1:]
+        if untimed := [tokens for tokens in counts if tokens not in self.points()]:
+            sentences.append(
+                f"{len(untimed)} of {len(counts)} reduced counts were not timed: a lone fast one among them is missed."
+            )
+        if self._max_drop is not None and (between := self._undecided(self._max_drop)):
+            sentences.append(
+                f"Whether {between[-1]} to {between[0]} tokens are within the limit was not measured."
+                if len(between) > 1
+                else f"Whether {between[0]} tokens are within the limit was not measured."
+            )
+        return sentences
+
+    def _undecided(self, max_drop: float) -> list[int]:
+        """Counts between the last that is known to be within the limit and the first known to be beyond it."""
+        known = self.judged()
+        within = min((n for n, point in known.items() if point.drop_high <= max_drop), default=None)
+        beyond = max((n for n, point in known.items() if point.drop_high > max_drop), default=0)
+        if within is None or beyond > within:
+            return []
+        return [tokens for tokens in self._sweep.grid.tokens if beyond < tokens < within]
+
+
+def _probe(asked: tuple[int, str]) -> Probe:
+    return Probe(*asked)
+
+
+def _few(counts: Iterable[int]) -> str:
+    named = [str(tokens) for tokens in counts]
+    return ", ".join(named) + " tokens" if len(named) <= 3 else f"{len(named)} counts"
