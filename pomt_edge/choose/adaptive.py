@@ -29,6 +29,8 @@ SURE = 0.0025
 PASSES = 12
 LOSS_POWER = 2.5
 """The loss grows about with this power of the tokens removed, by which the next guess is made, not the answer."""
+CHECKS = 2
+"""Accuracy points that the search for a boundary leaves for the counts that turn out fastest."""
 BEYOND = (2, 5)
 """Counts beyond a boundary that are tried as well: accuracy is only nearly monotone."""
 
@@ -107,25 +109,25 @@ class _Explorer:
 
     # What is asked of the bench
 
-    def _time(self, counts: Iterable[int], why: str) -> None:
-        """Latency at as many of these as the number of points leaves, the first ones first."""
+    def _time(self, counts: Iterable[int], why: str, spare: int = 0) -> None:
+        """Latency at as many of these as the number of points leaves, the first ones first; `spare`: left for later."""
         new = [tokens for tokens in dict.fromkeys(counts) if tokens not in self._timed]
-        taken = new[: LATENCY_POINTS - len(self._timed)]
+        taken = new[: max(LATENCY_POINTS - spare - len(self._timed), 0)]
         self._timed.update(taken)
         if taken:
             self._bench.latency(taken, why)
 
-    def _accuracy(self, tokens: int, why: str) -> AccuracyPoint | None:
-        """None: no more points."""
+    def _accuracy(self, tokens: int, why: str, spare: int = 0) -> AccuracyPoint | None:
+        """None: no more points but those left for later."""
         if tokens not in self._judged:
-            if len(self._judged) == ACCURACY_POINTS:
+            if len(self._judged) >= ACCURACY_POINTS - spare:
                 return None
             self._judged[tokens] = self._bench.accuracy(tokens, why)
         return self._judged[tokens]
 
-    def _fits(self, tokens: int, why: str) -> bool:
-        point = self._accuracy(tokens, why)
-        return point is not None and point.drop_high <= (self._limits.max_drop or 0.0)
+    def _fits(self, tokens: int, why: str, spare: int = 0) -> bool | None:
+        point = self._accuracy(tokens, why, spare)
+        return None if point is None else point.drop_high <= (self._limits.max_drop or 0.0)
 
     # A limit on the loss
 
@@ -134,7 +136,8 @@ class _Explorer:
         good, bad = self._boundary(max_drop)
         chosen = self._fastest_that_fits(good)
         for step in BEYOND:
-            if bad + step < len(self._allowed) and self._fits(self._allowed[bad + step], "beyond the boundary"):
+            if bad + step < len(self._allowed) and self._fits(self._allowed[bad + step], "beyond the boundary", 1):
+                self._time([self._allowed[bad + step]], "beyond the boundary")
                 chosen = self._fastest_that_fits(bad + step)
         return chosen
 
@@ -158,7 +161,9 @@ class _Explorer:
             middle = (good + bad) // 2
             place = middle if asked % 2 else self._guess(good, bad, max_drop)
             asked += 1
-            fits = self._fits(self._allowed[place], "the limit's boundary")
+            fits = self._fits(self._allowed[place], "the limit's boundary", CHECKS)
+            if fits is None:
+                break
             good, bad = (place, bad) if fits else (good, place)
         return good, bad
 
@@ -185,16 +190,28 @@ class _Explorer:
 
     def _fastest(self, open_to: Sequence[int]) -> int | None:
         """The largest of the fastest counts; None: none is faster than the unreduced model."""
-        self._time(neighbourhood(open_to), "the boundary, one period above it, and the tiles above that")
+        spare = len(BEYOND)
+        self._time(neighbourhood(open_to), "the boundary, one period above it, and the tiles above that", spare)
         if self._ragged(open_to[-1 - WINDOW :]):
-            self._time(reversed(open_to[-1 - 2 * WINDOW :]), "another period: fewer tokens were slower")
+            self._time(reversed(open_to[-1 - 2 * WINDOW :]), "another period: fewer tokens were slower", spare)
         chosen = self._decided(open_to)
-        while chosen is not None and (between := self._between(chosen, open_to)):
-            if len(self._timed) == LATENCY_POINTS:
+        while chosen is not None and (further := self._worth_a_look(chosen, open_to)):
+            before = len(self._timed)
+            self._time(further[len(further) // 2 :][:1], "the tread's end", spare)
+            if len(self._timed) == before:
                 break
-            self._time([between[len(between) // 2]], "the tread's right edge")
             chosen = self._decided(open_to)
         return chosen
+
+    def _worth_a_look(self, chosen: int, open_to: Sequence[int]) -> list[int]:
+        """Counts beside a choice, up to the next known ones: more tokens for nothing, or a slope's end."""
+        if above := self._between(chosen, open_to):
+            return above
+        points = self._bench.points()
+        smaller = max((tokens for tokens in open_to if tokens < chosen and tokens in points), default=chosen)
+        below = [tokens for tokens in open_to if smaller < tokens < chosen and tokens not in self._timed]
+        slope = staircase.fit(LatencyCurve(tuple(points.values()))).slope_ms_per_token
+        return below if slope * len(below) > 2 * SURE * points[chosen].median_ms else []
 
     def _ragged(self, counts: Sequence[int]) -> bool:
         """Whether fewer tokens are surely slower somewhere among these neighbours."""
