@@ -36,7 +36,7 @@ LAYERS = [
     {"deploy_subject"},
     {"deploy_steps"},
     {"deployment"},
-    {"contest"},
+    {"contest", "finals"},
     {"fleet"},
     {"commands"},
     {"cli"},
