@@ -21,6 +21,26 @@ def one_of(option: str, value: str | None, known: Sequence[str]) -> None:
         raise UserError(f"{option} {value}: expected one of {', '.join(known)}")
 
 
+def several(option: str, typed: str) -> tuple[str, ...]:
+    """Names with commas between them; one's own options may have commas as well: `tome,pitome:margin=0.9,mode=deit`.
+
+    Raises:
+        UserError: a name is missing, or given twice.
+    """
+    names: list[str] = []
+    for part in typed.split(","):
+        if names and "=" in part and ":" not in part:
+            names[-1] += f",{part}"
+        elif not part:
+            raise UserError(f"{option} {typed}: a name is missing; expected names with commas between them")
+        else:
+            names.append(part)
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{option} {typed}: {name} is given twice; leave one out")
+    return tuple(names)
+
+
 def a_folder(option: str, path: Path | None, expected: str) -> None:
     """Raise a UserError unless the path is a folder or not given."""
     if path is not None and not path.is_dir():

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pomt_edge.records import Contest, Fleet, LatencyPoint, Result
+from pomt_edge.records import Fleet, LatencyPoint, Result
 from pomt_edge.report import fleet as fleet_page
 from pomt_edge.report import words
 
@@ -104,35 +104,6 @@ def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
         console.print(f"Why: {plan.because}.", markup=False, highlight=False)
     report = folder / "report.html"
     console.print(f"{words.verdict(result).sentence} Report: {report}", markup=False, highlight=False)
-
-
-def print_contest(contest: Contest, folder: Path, to_stderr: bool) -> None:
-    """One row per method, the best marked, and one plain sentence."""
-    console = Console(stderr=to_stderr, soft_wrap=True)
-    measure = words.measure_of(contest.results[0])
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("method", "tokens", "speedup (95 %)", *([f"{measure} %", "points lost (95 %)"] if measure else [])):
-        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
-    for result in contest.results:
-        plan = result.plan
-        row = [f"{plan.method}{' *' if plan.method == contest.best else ''}"]
-        if plan.verdict == "prune":
-            row += [str(plan.tokens_out), _with_interval(plan.speedup, plan.speedup_low, plan.speedup_high, 2) + "x"]
-        else:
-            row += [str(plan.tokens_out), "no plan" if plan.verdict == "unreachable" else "not faster"]
-        if measure and plan.drop is not None and plan.drop_low is not None and plan.drop_high is not None:
-            row += [f"{plan.predicted_percent:.1f}", _with_interval(plan.drop, plan.drop_low, plan.drop_high, 1)]
-        table.add_row(*row, style="bold" if plan.method == contest.best else None)
-    console.print(table)
-    for callout in words.origin(contest.results[0]):
-        console.print(f"{callout.label}: {callout.text}", markup=False, highlight=False)
-    for reason in contest.unfit:
-        console.print(f"Left out: {reason}.", markup=False, highlight=False)
-    unreachable = all(result.plan.verdict == "unreachable" for result in contest.results)
-    lead = "No token count meets the limits: " if unreachable else "Do not prune: "
-    lead = f"Take {contest.best}: " if contest.best else lead
-    report = folder / "methods.html"
-    console.print(f"{lead}{contest.because}. Report: {report}", markup=False, highlight=False)
 
 
 def print_fleet(fleet: Fleet, folder: Path, to_stderr: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -180,12 +181,11 @@ def _outcome(device: FleetDevice, folder: Path, code: int) -> FleetRun:
 
 
 def _read(folder: Path) -> tuple[Result, str]:
-    """A run's result, or with all methods the best one's, and the name of its page."""
+    """A run's result, or of several that were compared what is taken, and the name of its page."""
     if not (folder / "methods.json").exists():
         return Result.load(folder / "result.json"), "report.html"
     contest = Contest.load(folder / "methods.json")
-    best = contest.plan.method
-    return next(result for result in contest.results if result.plan.method == best), "methods.html"
+    return dataclasses.replace(contest.chosen, plan=contest.plan), "methods.html"
 
 
 def _error(log: Path, code: int) -> str:

@@ -116,7 +116,7 @@ def prepare(request: Request, progress: Progress) -> Job:
     """
     # What is measured elsewhere is built here by torch, for its accuracy.
     engine = engines.load("torch" if request.is_elsewhere else request.engine)
-    setting = _here(request) if request.is_elsewhere else _setting(request, engine)
+    setting = _here(request) if request.is_elsewhere else setting_of(request, engine)
     check_writable(request.out)
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -198,8 +198,12 @@ def with_graphs(
     return setting
 
 
-def _setting(request: Request, engine: Engine) -> Setting:
-    """All that is settled without the model, which tells the image size."""
+def setting_of(request: Request, engine: Engine) -> Setting:
+    """All that is settled without the model, which tells the image size.
+
+    Raises:
+        UserError: the engine is not installed, or does not have the device or the precision here.
+    """
     device = engine.default_device() if request.device == "auto" else request.device
     engine.check_device(device)
     device = "cuda:0" if device == "cuda" else device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ DEFAULT_KEEP = 0.7
 DEFAULT_IMAGES = 1024
 COARSE_STRIDE = 16
 ALL = "all"
-"""Every method, compared."""
+"""Every method, or every engine, compared."""
+VARIANTS = ("pomt:score=cls",)
+"""Ways of a method that are worth a place of their own where all are compared."""
 ELSEWHERE = ("sim", "recorded", "ssh")
 """How the names of devices begin that are not this machine."""
 OF_A_RECORDING = ("engine", "probe", "method", "block")
@@ -65,6 +68,7 @@ class Request:
     noise: str | None = None
     """Of a simulated device, as typed."""
     engine: str = "torch"
+    """As typed: one, several with commas between them, or all."""
     precision: str = "fp32"
     compile: bool = False
     """torch alone: through torch.compile."""
@@ -72,6 +76,7 @@ class Request:
     """ONNX Runtime alone: what it runs on; None: the device's own."""
     threads: int | None = None
     method: str = "pomt"
+    """As typed: one, several with commas between them, or all."""
     block: str = "3"
     """As typed: one block, some, or all."""
     probe: str = "block"
@@ -121,6 +126,34 @@ class Request:
         return self.device.startswith("recorded:")
 
     @property
+    def engine_names(self) -> tuple[str, ...]:
+        """The engines that are asked for."""
+        if self.engine == ALL:
+            return ("torch", *(name for name in engines.names() if name != "torch"))
+        return checks.several("--engine", self.engine)
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """The methods that are asked for, with their options."""
+        if self.method == ALL:
+            return tuple(sorted([*catalogue.names(METHODS), *VARIANTS]))
+        return checks.several("--method", self.method)
+
+    @property
+    def is_contest(self) -> bool:
+        """Whether several methods or engines are compared."""
+        return ALL in (self.method, self.engine) or len(self.method_names) * len(self.engine_names) > 1
+
+    def contender(self, method: str, engine: str) -> Request:
+        """The same with one method on one engine; what only one of the engines takes goes to that one."""
+        own: dict[str, Any] = {}
+        if "torch" in self.engine_names:
+            own["compile"] = self.compile and engine == "torch"
+        if "onnxruntime" in self.engine_names:
+            own["provider"] = self.provider if engine == "onnxruntime" else None
+        return dataclasses.replace(self, method=method, engine=engine, **own)
+
+    @property
     def has_data(self) -> bool:
         return self.data is not None or self.model == demo.NAME
 
@@ -136,8 +169,8 @@ class Request:
 
     @property
     def stride(self) -> int:
-        """Tokens between the grid's points; a comparison of all methods is coarse unless asked otherwise."""
-        return self.grid_stride or (COARSE_STRIDE if self.method == ALL else 1)
+        """Tokens between the grid's points; a comparison is coarse unless asked otherwise."""
+        return self.grid_stride or (COARSE_STRIDE if self.is_contest else 1)
 
     def searches(self, counts: Sequence[int]) -> bool:
         """Whether the counts are searched, instead of all being measured; where they are few, all are fewer."""
@@ -177,6 +210,9 @@ class Request:
 
     def check(self) -> None:
         """Raise a UserError for an option out of its range, or options that exclude each other."""
+        if self.is_contest:
+            self._check_contest()
+            return
         self._check_ranges()
         self._check_words()
         self._check_data()
@@ -189,6 +225,18 @@ class Request:
         given = [option for option, value in own.items() if value is not None]
         if given and self.model == demo.NAME and self.data is None:
             raise UserError(f"the embedded demo's images are ready as they are; leave out {given[0]}, or give --data")
+
+    def _check_contest(self) -> None:
+        kind = self.device.partition(":")[0]
+        if len(self.engine_names) > 1 and self.is_elsewhere:
+            raise UserError(
+                f"--device {self.device} is measured on one engine; give one --engine, or --device cpu or cuda"
+            )
+        if kind == "recorded":
+            raise UserError(f"--method {self.method} needs a curve of each, and a recording has one; give one --method")
+        for engine in self.engine_names:
+            for method in self.method_names:
+                self.contender(method, engine).check()
 
     def _check_engine(self) -> None:
         if self.compile and self.engine != "torch":
@@ -239,7 +287,7 @@ class Request:
 
     def _check_words(self) -> None:
         catalogue.check(self.engine, engines.names(), "engine")
-        catalogue.check(self.method.partition(":")[0], [*catalogue.names(METHODS), ALL], "method")
+        catalogue.check(self.method.partition(":")[0], catalogue.names(METHODS), "method")
         checks.one_of("--precision", self.precision, PRECISIONS)
         checks.one_of("--provider", self.provider, PROVIDERS)
         checks.one_of("--probe", self.probe, PROBES)
@@ -285,7 +333,6 @@ class Request:
             ("--gpu-clock", self.gpu_clock_mhz is not None, "is for this machine alone"),
             ("--cuda-graphs", launched and (kind != "sim" or self.engine != "torch"), "is torch's, here or simulated"),
             ("--power-mode", fixed and self.power_mode is not None, "can't be changed in a recording"),
-            ("--method all", fixed and self.method == ALL, "needs a curve of each, and a recording has one"),
         ):
             if given:
                 raise UserError(f"{option} {why}; leave it out with --device {self.device}")

@@ -415,8 +415,8 @@ def test_all_methods_are_compared_and_the_best_ones_plan_is_taken(
     speedups = {result["plan"]["method"]: result["plan"]["speedup"] for result in found["results"]}
     assert speedups[plan.method] == max(speedups.values())
     page = (tmp_path / "out" / "methods.html").read_text()
-    assert all(f'href="{method.replace(":", "-").replace("=", "-")}/report.html"' in page for method in methods)
-    assert (tmp_path / "out" / "tome" / "report.html").exists()
+    assert all(f'href="torch-{method.replace(":", "-").replace("=", "-")}/report.html"' in page for method in methods)
+    assert (tmp_path / "out" / "torch-tome" / "report.html").exists()
     with torch.inference_mode():
         assert reduce_model(demo.build_model(), plan)(torch.zeros(1, 3, 28, 28)).shape == (1, 10)
 

@@ -37,7 +37,7 @@ LAYERS = [
     {"deploy_subject"},
     {"deploy_steps"},
     {"deployment"},
-    {"contest"},
+    {"contest", "finals"},
     {"fleet"},
     {"commands"},
     {"cli"},

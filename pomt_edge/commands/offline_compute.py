@@ -91,7 +91,10 @@ def offline_compute(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="torch, onnxruntime, openvino, trt or trt-rtx. [default: torch; trt on a Jetson elsewhere]"),
+        typer.Option(
+            help="torch, onnxruntime, openvino, trt or trt-rtx; several, torch,openvino, or all: compare them. "
+            "[default: torch; trt on a Jetson elsewhere]"
+        ),
     ] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, fp16, bf16, or int8, which is calibrated on the images.")
@@ -104,7 +107,10 @@ def offline_compute(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of any engine. [default: torch's]")] = None,
     method: Annotated[
-        str, typer.Option(help="How tokens are reduced, with options as in pomt:score=cls; all: compare them all.")
+        str,
+        typer.Option(
+            help="How tokens are reduced, with options as in pomt:score=cls; several, pomt,tome, or all: compare them."
+        ),
     ] = "pomt",
     block: Annotated[
         str, typer.Option(help="The block that reduces, from 0; or several, 3,6,9, or all: evenly in each.")
@@ -117,7 +123,8 @@ def offline_compute(
         int | None, typer.Option(help="Fewest tokens kept in the grid. [default: 10 % of them]")
     ] = None,
     grid_stride: Annotated[
-        int | None, typer.Option(help="Tokens between the grid's points. [default: 1; 16 with --method all]")
+        int | None,
+        typer.Option(help="Tokens between the grid's points. [default: 1; 16 to compare methods or engines]"),
     ] = None,
     accuracy_grid: Annotated[
         str | None, typer.Option(help="efficient: accuracy where it can decide; full: everywhere. [default: efficient]")
@@ -273,27 +280,26 @@ def _is_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _compare_methods(request: Request, as_json: bool, progress: LiveProgress) -> int:
+def _compare(request: Request, as_json: bool, progress: LiveProgress) -> int:
     from pomt_edge import contest
-    from pomt_edge.console import print_contest
+    from pomt_edge.commands._contest_table import print_contest
 
     outcome, folder = contest.run(request, progress)
     print_contest(outcome, folder, to_stderr=as_json)
     if as_json:
         print(outcome.plan.to_json())
-    return NEGATIVE if all(result.plan.verdict == "unreachable" for result in outcome.results) else 0
+    return NEGATIVE if outcome.verdict == "unreachable" else 0
 
 
 def _run(request: Request, as_json: bool) -> int:
     request.check()
     from pomt_edge.console import LiveProgress, print_summary
-    from pomt_edge.request import ALL
 
     end_as_interrupted()
     try:
         with LiveProgress() as progress:
-            if request.method == ALL:
-                return _compare_methods(request, as_json, progress)
+            if request.is_contest:
+                return _compare(request, as_json, progress)
             from pomt_edge import offline
 
             result, folder = offline.run(request, progress)

@@ -8,6 +8,7 @@ from pomt_edge.records.base import (
 )
 from pomt_edge.records.chosen import (
     Contest,
+    Final,
     Plan,
     Probe,
     Result,
@@ -71,6 +72,7 @@ __all__ = [
     "Environment",
     "FieldPair",
     "File",
+    "Final",
     "Fleet",
     "FleetRun",
     "Kept",

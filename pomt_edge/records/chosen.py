@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pomt_edge.records.base import SCHEMA, Record, RecordError
-from pomt_edge.records.measured import MEASURED, AccuracyCurve, Cost, Environment, LatencyCurve, Staircase
+from pomt_edge.records.measured import (
+    MEASURED,
+    AccuracyCurve,
+    Cost,
+    Environment,
+    LatencyCurve,
+    LatencyPoint,
+    Staircase,
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,26 @@ class Plan(Record):
         if self.batch_size < 1 or self.image_px < 1:
             raise RecordError(f"Plan.batch_size {self.batch_size} and image_px {self.image_px}: expected 1 or more")
 
+    def kept(self, verdict: str, because: str) -> Plan:
+        """The same run's plan, were nothing removed, with that verdict."""
+        measured = self.drop is not None
+        return replace(
+            self,
+            schedule=(0,) * len(self.schedule),
+            tokens_out=self.tokens_in,
+            removed=0,
+            predicted_ms=self.baseline_ms,
+            speedup=1.0,
+            speedup_low=1.0,
+            speedup_high=1.0,
+            verdict=verdict,
+            because=because,
+            predicted_percent=self.baseline_percent,
+            drop=0.0 if measured else None,
+            drop_low=0.0 if measured else None,
+            drop_high=0.0 if measured else None,
+        )
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
         """Read plan.json, or the plan of a run's folder."""
@@ -124,18 +152,51 @@ class Result(Record):
 
 
 @dataclass(frozen=True)
+class Final(Record):
+    """One of those that were measured in turn with each other: of each engine the unreduced model and the best plan."""
+
+    engine: str
+    method: str | None
+    """None: the unreduced model."""
+    latency: LatencyPoint
+
+
+@dataclass(frozen=True)
 class Contest(Record):
-    """Every method on the same model, device and images, each against its own interleaved baseline."""
+    """Several methods, engines or both on the same model, device and images.
+
+    Each run is held against its own unreduced model, measured in turn with it; across engines the finals compare.
+    """
 
     results: tuple[Result, ...]
     best: str | None
-    """The method whose plan is taken; None where no plan prunes."""
+    """The method whose plan is taken; None where no plan that prunes is."""
     because: str
     unfit: tuple[str, ...] = ()
-    """Methods that could not be used, each with the reason."""
+    """Methods and engines that could not be used, each with the reason."""
+    engine: str | None = None
+    """The engine of what is taken, a plan or the unreduced model; None where nothing meets the limits."""
+    finals: tuple[Final, ...] = ()
+    """None where there is one engine."""
+
+    @property
+    def verdict(self) -> str:
+        """See `Plan.verdict`."""
+        if self.best is not None:
+            return "prune"
+        reached = any(result.plan.verdict != "unreachable" for result in self.results)
+        return "keep" if self.engine or (reached and not self.finals) else "unreachable"
+
+    @property
+    def chosen(self) -> Result:
+        """The run of what is taken; where that is no plan that prunes, one that says why."""
+        own = [result for result in self.results if self.engine in (None, result.plan.engine)]
+        if self.best is not None:
+            own = [result for result in own if result.plan.method == self.best]
+        return next((result for result in own if result.plan.verdict == self.verdict), own[0])
 
     @property
     def plan(self) -> Plan:
-        """The best method's, else the first one's, which says why not to prune."""
-        plans = [result.plan for result in self.results]
-        return next((plan for plan in plans if plan.method == self.best), plans[0])
+        """What is taken."""
+        plan = self.chosen.plan
+        return plan if plan.verdict == self.verdict else plan.kept(self.verdict, self.because)

@@ -1,4 +1,4 @@
-"""The page that lays all methods over each other."""
+"""The page that lays methods, and engines, over each other."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from pomt_edge.choose import winner
 from pomt_edge.records import Contest, Environment, Result
-from pomt_edge.report import methods_chart, pareto, words
+from pomt_edge.report import engines, methods_chart, pareto, words
 from pomt_edge.report.numerals import finite, interval, join, number, signed
 from pomt_edge.report.pareto import Level, Measured
 from pomt_edge.report.templates import templates, text
@@ -41,9 +42,9 @@ class Win:
     others: str
 
 
-def folder_name(method: str) -> str:
-    """The folder of a method's own run, inside that of the comparison."""
-    return method.replace(":", "-").replace("=", "-")
+def folder_name(engine: str, method: str) -> str:
+    """The folder of a method's own run on an engine, inside that of the comparison."""
+    return f"{engine}-{method}".translate(str.maketrans(":=,", "---"))
 
 
 def render(contest: Contest) -> str:
@@ -52,6 +53,7 @@ def render(contest: Contest) -> str:
     measure = next(filter(None, map(words.measure_of, contest.results)), None)
     methods = [pareto.measured(result) for result in contest.results]
     sentence = verdict(contest)
+    several = is_across(contest)
     return (
         templates()
         .get_template("methods.html.j2")
@@ -62,33 +64,55 @@ def render(contest: Contest) -> str:
             because=contest.because if contest.because not in sentence.sentence else "",
             callouts=callouts(contest.results),
             measure=measure,
-            picture=methods_chart.build(contest),
+            compared=_compared(contest),
+            across=engines.parts(contest, measure) if several else None,
+            href=href,
+            picture=None if several else methods_chart.build(contest),
             wins=[_win(level) for level in pareto.levels(methods)],
             points=_points(methods),
             columns=_columns(measure),
             rows=[_row(place, result, contest) for place, result in enumerate(contest.results)],
             unfit=contest.unfit,
-            environment=environment_line(contest.results),
+            environment=engines.environment_line(contest) if several else environment_line(contest.results),
         )
     )
 
 
+def is_across(contest: Contest) -> bool:
+    """Whether engines are compared, so that milliseconds are, and not each method's speedup."""
+    return len(winner.engines_of(contest.results)) > 1
+
+
+def _compared(contest: Contest) -> str:
+    methods = len({result.plan.method for result in contest.results})
+    names = winner.engines_of(contest.results)
+    on = f" on {len(names)} engines" if len(names) > 1 else ""
+    return f"{methods} method{'s' if methods > 1 else ''}{on}"
+
+
+def href(engine: str, method: str) -> str:
+    """The report of a method's own run on an engine."""
+    return f"{quote(folder_name(engine, method), safe='')}/report.html"
+
+
 def verdict(contest: Contest) -> Verdict:
     """What to take, and what that gives; or why nothing."""
-    taken = next((result for result in contest.results if result.plan.method == contest.best), None)
-    if taken is not None:
-        return Verdict(f"Take {taken.plan.method}:", words.verdict(taken).rest)
-    reached = any(result.plan.verdict != "unreachable" for result in contest.results)
-    because = contest.because.rstrip(".")
-    return Verdict("Do not prune:" if reached else "No token count meets the limits:", f"{because}.")
+    if is_across(contest):
+        return engines.verdict(contest)
+    if contest.best is not None:
+        return Verdict(f"Take {contest.best}:", words.verdict(contest.chosen).rest)
+    lead = "No token count meets the limits:" if contest.verdict == "unreachable" else "Do not prune:"
+    return Verdict(lead, f"{contest.because.rstrip('.')}.")
 
 
 def callouts(results: Sequence[Result]) -> list[Callout]:
     """What a reader must see first: what all runs say, and of what only some say where to read it."""
+    several = len(winner.engines_of(results)) > 1
     said: dict[Callout, list[str]] = {}
     for result in results:
+        plan = result.plan
         for callout in words.callouts(result):
-            said.setdefault(callout, []).append(result.plan.method)
+            said.setdefault(callout, []).append(f"{plan.method} on {plan.engine}" if several else plan.method)
     common = [callout for callout, methods in said.items() if len(methods) == len(results)]
     some: dict[tuple[str, bool], list[str]] = {}
     for callout, methods in said.items():
@@ -180,7 +204,7 @@ def _row(place: int, result: Result, contest: Contest) -> Row:
     colour, shape = methods_chart.style(place)
     return Row(
         name=plan.method,
-        href=f"{quote(folder_name(plan.method), safe='')}/report.html",
+        href=href(plan.engine, plan.method),
         colour=colour,
         shape=shape,
         taken=plan.method == contest.best,

@@ -15,7 +15,7 @@ import samples
 from pages import DESKTOP, PAPER, PHONE, Open, assert_quiet, opener
 from test_page import luminance
 
-from pomt_edge import console
+from pomt_edge.commands._contest_table import print_contest
 from pomt_edge.records import AccuracyCurve, AccuracyPoint, Contest, Cost, LatencyCurve, Result
 from pomt_edge.report import methods, methods_chart, page, pareto
 from pomt_edge.simulator.error import totals
@@ -28,6 +28,10 @@ Curve = dict[int, tuple[float, float]]
 
 def named(result: Result, name: str, **plan: Any) -> Result:
     return dataclasses.replace(result, plan=dataclasses.replace(result.plan, method=name, **plan), costs=COSTS)
+
+
+def on(engine: str, result: Result) -> Result:
+    return dataclasses.replace(result, plan=dataclasses.replace(result.plan, engine=engine))
 
 
 def drawn(name: str, curve: Curve, *, reach: float = 0.01, images: float = 2.0, chosen: int | None = None) -> Result:
@@ -60,12 +64,12 @@ def test_the_terminal_says_of_a_simulated_contest_that_nothing_was_measured(
 ) -> None:
     measured = drawn("tome", {128: (1.4, 89.0)})
     contest = Contest((measured,), "tome", "tome is the fastest within the limits")
-    console.print_contest(contest, tmp_path, to_stderr=False)
+    print_contest(contest, tmp_path, to_stderr=False)
     assert "imulated" not in capsys.readouterr().out
     details = {"simulator_error": totals(), "assumed": ["The clock is a guess."]}
     here = dataclasses.replace(measured.environment, origin="simulated", details=details)
     simulated = dataclasses.replace(measured, environment=here)
-    console.print_contest(dataclasses.replace(contest, results=(simulated,)), tmp_path, to_stderr=False)
+    print_contest(dataclasses.replace(contest, results=(simulated,)), tmp_path, to_stderr=False)
     out = capsys.readouterr().out
     assert "Simulated: No device was measured: an analytic model made these latencies. The clock is a guess." in out
     assert "too fast in" in out and "Measure before you deploy." in out
@@ -103,7 +107,9 @@ def single() -> Contest:
 
 
 def hostile() -> Contest:
-    return Contest((samples.hostile(), samples.smooth()), samples.HOSTILE, samples.HOSTILE, (samples.HOSTILE,))
+    return Contest(
+        (samples.hostile(), on("torch", samples.smooth())), samples.HOSTILE, samples.HOSTILE, (samples.HOSTILE,)
+    )
 
 
 def long_names() -> Contest:
@@ -112,7 +118,7 @@ def long_names() -> Contest:
 
 
 def broken() -> Contest:
-    return Contest((samples.broken(), samples.few()), "pomt", "pomt is the fastest within the limits")
+    return Contest((on("torch", samples.broken()), samples.few()), "pomt", "pomt is the fastest within the limits")
 
 
 def latency_alone() -> Contest:
@@ -271,12 +277,12 @@ def test_every_line_and_text_stands_out_from_the_paper(scheme: str, open_contest
 
 def test_a_link_leads_to_the_methods_own_report(open_contest: Open, tmp_path: Path) -> None:
     for result in apart().results:
-        folder = tmp_path / methods.folder_name(result.plan.method)
+        folder = tmp_path / methods.folder_name(result.plan.engine, result.plan.method)
         folder.mkdir()
         (folder / "report.html").write_text(page.render(result), encoding="utf-8")
     browser = open_contest(apart())
     browser.find_element("link text", "pomt:score=cls").click()
-    assert browser.current_url == (tmp_path / "pomt-score-cls" / "report.html").as_uri()
+    assert browser.current_url == (tmp_path / "torch-pomt-score-cls" / "report.html").as_uri()
     assert "Remove R=137" in browser.find_element("id", "verdict").text
 
 
@@ -407,9 +413,9 @@ def test_the_file_needs_nothing_else_and_links_to_reports_alone() -> None:
     targets = set(re.findall(r"""href=["']([^"']*)""", source))
     reports = {target for target in targets if not target.startswith(("data:", "#"))}
     assert {target.split("#")[0] for target in reports} == {
-        "tome/report.html",
-        "pomt-score-cls/report.html",
-        "pitome/report.html",
+        "torch-tome/report.html",
+        "torch-pomt-score-cls/report.html",
+        "torch-pitome/report.html",
     }
     assert "script-src 'none'" in source and "script" not in Page(apart()).tags
     assert len(methods.render(latency_alone()).encode()) < 150_000
