@@ -101,6 +101,7 @@ def _alone(request: Request, by: str, engine: str, device: str, folder: Path) ->
         grid_stride=request.stride,
         # Accuracy everywhere, or the curves could not be laid over each other.
         accuracy_grid=request.accuracy_grid or ("full" if request.has_data else None),
+        search=request.search or "full",
         grid_as_far_as_possible=True,
         out=folder / methods.folder_name(engine, by),
     )

@@ -24,7 +24,7 @@ from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import CONFIRMATIONS, Grid, Sweep
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import Final
+from pomt_edge.records import Final, Kept
 from pomt_edge.request import Request
 from pomt_edge.starting import start
 from pomt_edge.targets.local import ClockWishes, LocalTarget
@@ -58,7 +58,7 @@ def measure(
             setting = setting_of(first, engines.load(first.engine))
             names = ", ".join(dict.fromkeys(one.engine for one in finalists))
             places = range(len(finalists))
-            state = start(first, target, places, setting, names, facts, journal, progress, locks)
+            state = start(first, target, setting, names, facts, journal, progress, locks)
             sessions.load(places)
             return state
 
@@ -80,7 +80,8 @@ class _Sessions(contextlib.ExitStack):
         self._progress = progress
         self._job = functools.cache(self._prepared)
 
-    def __call__(self, place: int) -> Session:
+    def __call__(self, place: Kept) -> Session:
+        assert isinstance(place, int)  # no schedules are asked for
         one = self._finalists[place]
         return self._job(one.engine).sessions(one.tokens)
 

@@ -181,7 +181,7 @@ class Request:
     @property
     def _is_whole(self) -> bool:
         """Whether what is asked for needs the whole grid."""
-        return self.accuracy_grid == "full" or self.method == ALL
+        return self.accuracy_grid == "full" or self.is_contest
 
     @property
     def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
