@@ -133,12 +133,13 @@ class _Explorer:
 
     def _within_drop(self, max_drop: float) -> int | None:
         """The fastest count whose accuracy was measured and fits; beyond the boundary, where points are left, too."""
-        good, bad = self._boundary(max_drop)
+        good, bad = self._boundary(max_drop, -1, len(self._allowed), CHECKS)
         chosen = self._fastest_that_fits(good)
-        for step in BEYOND:
-            if bad + step < len(self._allowed) and self._fits(self._allowed[bad + step], "beyond the boundary", 1):
-                self._time([self._allowed[bad + step]], "beyond the boundary")
-                chosen = self._fastest_that_fits(bad + step)
+        further, bad = self._boundary(max_drop, good, bad, 0)
+        for place in (further, *(bad + step for step in BEYOND)):
+            if good < place < len(self._allowed) and self._fits(self._allowed[place], "beyond the boundary"):
+                self._time([self._allowed[place]], "beyond the boundary")
+                chosen = self._fastest_that_fits(place)
         return chosen
 
     def _fastest_that_fits(self, last: int) -> int | None:
@@ -150,18 +151,16 @@ class _Explorer:
             open_to = [tokens for tokens in open_to if tokens != chosen]
         return None
 
-    def _boundary(self, max_drop: float) -> tuple[int, int]:
+    def _boundary(self, max_drop: float, good: int, bad: int, spare: int) -> tuple[int, int]:
         """Places of the last count that fits and the first that doesn't, if the loss were monotone.
 
-        By guesses between the two, every second in the middle: a guess alone may creep.
+        By guesses between the two, every second in the middle: guesses alone may creep. `spare`: points left for later.
         """
-        good, bad = -1, len(self._allowed)
         asked = 0
         while bad - good > 1:
-            middle = (good + bad) // 2
-            place = middle if asked % 2 else self._guess(good, bad, max_drop)
+            place = (good + bad) // 2 if asked % 2 else self._guess(good, bad, max_drop)
             asked += 1
-            fits = self._fits(self._allowed[place], "the limit's boundary", CHECKS)
+            fits = self._fits(self._allowed[place], "the limit's boundary", spare)
             if fits is None:
                 break
             good, bad = (place, bad) if fits else (good, place)
@@ -169,22 +168,20 @@ class _Explorer:
 
     def _guess(self, good: int, bad: int, max_drop: float) -> int:
         """A place strictly between: where the loss would reach the limit if it grew as it does as a rule."""
-        known = {place: self._bent(place) for place in (good, bad) if 0 <= place < len(self._allowed)}
-        low = known.get(good, (0.0, 0.0))
-        if bad in known:
-            high = known[bad]
-        elif low[1] > 0:
-            high = (2 * low[0], 2 * low[1])
-        else:
+        known = [self._judged[self._allowed[place]] for place in (good, bad) if 0 <= place < len(self._allowed)]
+        if not any(point.drop > 0 for point in known):
             return (good + bad) // 2
-        share = (max_drop ** (1 / LOSS_POWER) - low[1]) / max(high[1] - low[1], 1e-9)
-        wanted = self._full - (low[0] + min(max(share, 0.0), 1.0) * (high[0] - low[0]))
+        low, high = (0.0, 0.0), self._bent(known[-1])
+        if len(known) == 2:
+            low = self._bent(known[0])
+        aim = max(max_drop - min(point.drop_high - point.drop for point in known), 0.0) ** (1 / LOSS_POWER)
+        share = (aim - low[1]) / max(high[1] - low[1], 1e-9)
+        wanted = self._full - (low[0] + share * (high[0] - low[0]))
         return min(range(good + 1, bad), key=lambda place: abs(self._allowed[place] - wanted))
 
-    def _bent(self, place: int) -> tuple[float, float]:
-        """Tokens removed, and the loss's upper end as it would lie on a line."""
-        tokens = self._allowed[place]
-        return float(self._full - tokens), max(self._judged[tokens].drop_high, 0.0) ** (1 / LOSS_POWER)
+    def _bent(self, point: AccuracyPoint) -> tuple[float, float]:
+        """Tokens removed, and the loss as it would lie on a line."""
+        return float(self._full - point.tokens), max(point.drop, 0.0) ** (1 / LOSS_POWER)
 
     # The fastest of some counts
 
@@ -204,14 +201,22 @@ class _Explorer:
         return chosen
 
     def _worth_a_look(self, chosen: int, open_to: Sequence[int]) -> list[int]:
-        """Counts beside a choice, up to the next known ones: more tokens for nothing, or a slope's end."""
+        """Counts that may be better, between two that are known: more tokens for nothing, or the end of a slope.
+
+        Where latency falls along a tread and rises behind it, the fastest count is the tread's last.
+        """
         if above := self._between(chosen, open_to):
             return above
         points = self._bench.points()
-        smaller = max((tokens for tokens in open_to if tokens < chosen and tokens in points), default=chosen)
-        below = [tokens for tokens in open_to if smaller < tokens < chosen and tokens not in self._timed]
         slope = staircase.fit(LatencyCurve(tuple(points.values()))).slope_ms_per_token
-        return below if slope * len(below) > 2 * SURE * points[chosen].median_ms else []
+        least, found = points[chosen].median_ms * (1 - 2 * SURE), []
+        known = [tokens for tokens in (self._full, *open_to) if tokens in points]
+        for more, fewer in itertools.pairwise(known):
+            between = [tokens for tokens in open_to if fewer < tokens < more and tokens not in self._timed]
+            at_best_ms = points[more].median_ms - slope * len(between)
+            if between and points[fewer].low_ms > at_best_ms and at_best_ms < least:
+                least, found = at_best_ms, between
+        return found
 
     def _ragged(self, counts: Sequence[int]) -> bool:
         """Whether fewer tokens are surely slower somewhere among these neighbours."""
