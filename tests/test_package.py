@@ -31,6 +31,7 @@ LAYERS = [
     {"fleet_file"},
     {"places", "starting"},
     {"job", "checking"},
+    {"remedies"},
     {"offline"},
     {"deploy_request"},
     {"deploy_subject"},

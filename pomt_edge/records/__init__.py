@@ -9,6 +9,8 @@ from pomt_edge.records.base import (
 from pomt_edge.records.chosen import (
     Contest,
     Plan,
+    Refusal,
+    Remedy,
     Result,
 )
 from pomt_edge.records.compared import (
@@ -75,6 +77,8 @@ __all__ = [
     "Preprocessing",
     "Record",
     "RecordError",
+    "Refusal",
+    "Remedy",
     "Result",
     "SCHEMA",
     "Segment",
