@@ -18,6 +18,7 @@ from pomt_edge.commands.compare import compare
 from pomt_edge.commands.deploy import deploy
 from pomt_edge.commands.devices import devices
 from pomt_edge.commands.doctor import doctor
+from pomt_edge.commands.explain import explain
 from pomt_edge.commands.import_bundle import import_bundle
 from pomt_edge.commands.offline_compute import offline_compute
 from pomt_edge.commands.options import Version
@@ -45,6 +46,7 @@ app.add_typer(devices, name="devices", short_help="List the devices and recordin
 app.command(short_help="Compare two runs within their intervals.")(compare)
 app.command(short_help="Export, prove, build and measure what a plan says.")(deploy)
 app.command(short_help="Check whether this machine can measure.")(doctor)
+app.command(short_help="Say why a plan removes as many tokens as it does.")(explain)
 app.command("import", short_help="Read what a board measured of a bundle.")(import_bundle)
 app.command(short_help="Make a device of a run, to be replayed.")(record)
 app.command(short_help="Draw which patches of an image are kept.")(show)

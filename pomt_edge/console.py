@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pomt_edge.records import Fleet, LatencyPoint, Result
 from pomt_edge.report import fleet as fleet_page
-from pomt_edge.report import words
+from pomt_edge.report import refused, words
 
 PLAIN_EVERY_SECONDS = 5.0
 SHORT = 16
@@ -104,6 +104,10 @@ def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
         console.print(f"Why: {plan.because}.", markup=False, highlight=False)
     report = folder / "report.html"
     console.print(f"{words.verdict(result).sentence} Report: {report}", markup=False, highlight=False)
+    if remedies := refused.lines(result):
+        console.print(f"{refused.LEAD}:", markup=False, highlight=False)
+    for remedy in remedies:
+        console.print(f"  {remedy.options}: {remedy.text}", markup=False, highlight=False)
 
 
 def print_fleet(fleet: Fleet, folder: Path, to_stderr: bool) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pomt_edge import remedies
 from pomt_edge.choose import plan as planning
 from pomt_edge.decision import decide, decide_adaptively
 from pomt_edge.errors import Interrupted
@@ -18,7 +20,7 @@ from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import MEASURED, Cost, Environment, Kept, Plan, Result, named
+from pomt_edge.records import MEASURED, Cost, Environment, Kept, Plan, Remedy, Result, named
 from pomt_edge.reduce import schedule
 from pomt_edge.reduce.cost import cost_of
 from pomt_edge.report import files
@@ -49,7 +51,8 @@ def _measured(job: Job, progress: Progress) -> Result:
     with job.sessions, Journal(job.folder, job.configuration) as journal, contextlib.ExitStack() as locks:
         progress.note(f"results and resumable measurements: {job.folder}")
         try:
-            return _measure_and_choose(job, journal, progress, lambda: _begin(job, journal, progress, locks))
+            begin = functools.cache(lambda: _begin(job, journal, progress, locks))
+            return _measure_and_choose(job, journal, progress, begin)
         except KeyboardInterrupt as error:
             kept = f"interrupted; what was measured is kept: give the same options and --out {job.folder} to go on"
             raise Interrupted(kept) from error
@@ -90,16 +93,20 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         origin=job.target.origin,
         power_mode=environment.power_mode,
     )
-    measured = accuracy.curve() if accuracy else None
     plan = planning.make_plan(
         subject,
         curve,
         decision,
         request.limits,
-        measured.measure if measured else None,
+        accuracy.measure if accuracy else None,
         accuracy.at if accuracy else None,
     )
+    helpful: tuple[Remedy, ...] = ()
+    if decision.refusal and not found.search.stopped:
+        helpful = remedies.find(remedies.Asked(job, decision.refusal, curve, accuracy), journal, progress, begin)
+    measured = accuracy.curve() if accuracy else None
     result = Result(plan, curve, found.staircase, measured, environment, _costs(job, plan), search=found.search)
+    result = dataclasses.replace(result, refusal=decision.refusal, remedies=helpful)
     return dataclasses.replace(result, notes=tuple(_notes(job, result, sweep.failed)))
 
 

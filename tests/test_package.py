@@ -32,6 +32,7 @@ LAYERS = [
     {"fleet_file"},
     {"places", "starting"},
     {"job", "checking"},
+    {"remedies"},
     {"offline"},
     {"deploy_request"},
     {"deploy_subject"},

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pomt_edge.choose import search
+from pomt_edge.choose import refusal, search
+from pomt_edge.choose.ratio import speedup_of
 from pomt_edge.choose.search import AccuracyAt
-from pomt_edge.records import MEASURED, AccuracyPoint, LatencyCurve, Plan
+from pomt_edge.records import MEASURED, AccuracyPoint, LatencyCurve, Plan, Refusal
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Decision:
     verdict: str
     """'prune', 'keep' or 'unreachable'; see `Plan.verdict`."""
     because: str
+    refusal: Refusal | None = None
+    """Where the verdict is 'keep': the same reason, as figures."""
+
+
+def _keep(curve: LatencyCurve, reason: Refusal) -> Decision:
+    return Decision(curve.baseline.tokens, "keep", reason.because, reason)
 
 
 def decide(
@@ -59,15 +66,15 @@ def decide(
     if limits.budget_ms is not None:
         return _by_budget(curve, efficient, floor, limits.budget_ms, accuracy_at)
     if len(efficient) == 1:
-        return Decision(full, "keep", "no count is faster than the unreduced model by more than the intervals")
+        return _keep(curve, refusal.none_faster(curve))
     if not faster:
-        return Decision(full, "keep", f"the first count that is faster, {efficient[1]}, is below the {floor} that stay")
+        return _keep(curve, refusal.below_floor(curve, efficient[1], floor))
     if accuracy_at is None:
         return _by_keep(faster, floor)
     if limits.alpha is not None:
         return _by_utility(curve, [full, *faster], limits.alpha, accuracy_at)
     assert limits.max_drop is not None
-    return _by_drop(full, faster, limits.max_drop, accuracy_at, known)
+    return _by_drop(curve, faster, limits.max_drop, accuracy_at, known)
 
 
 def settled(curve: LatencyCurve, decision: Decision, limits: Limits) -> Decision:
@@ -77,14 +84,9 @@ def settled(curve: LatencyCurve, decision: Decision, limits: Limits) -> Decision
     """
     if decision.verdict != "prune" or limits.budget_ms is not None:
         return decision
-    speedup, low, high = speedup_of(curve, decision.tokens)
-    if low > 1:
+    if speedup_of(curve, decision.tokens)[1] > 1:
         return decision
-    because = (
-        f"{decision.tokens} tokens, the choice by the limits, are not faster than the unreduced model by more than "
-        f"the interval: {speedup:.2f}x ({low:.2f} to {high:.2f}), measured again side by side"
-    )
-    return Decision(curve.baseline.tokens, "keep", because)
+    return _keep(curve, refusal.not_confirmed(curve, decision.tokens))
 
 
 def _by_keep(faster: list[int], floor: int) -> Decision:
@@ -96,28 +98,20 @@ def _by_keep(faster: list[int], floor: int) -> Decision:
 
 
 def _by_drop(
-    full: int, faster: list[int], max_drop: float, accuracy_at: AccuracyAt, known: Iterable[AccuracyPoint]
+    curve: LatencyCurve,
+    faster: list[int],
+    max_drop: float,
+    accuracy_at: AccuracyAt,
+    known: Iterable[AccuracyPoint],
 ) -> Decision:
     chosen = search.fastest_within_drop(faster, max_drop, accuracy_at, known)
     if chosen is None:
-        return Decision(
-            full,
-            "keep",
-            f"the first count that is faster, {_loss(accuracy_at(faster[0]))}; the limit is {max_drop:g}"
-            + _too_few_images(accuracy_at(faster[0]), max_drop),
-        )
+        return _keep(curve, refusal.too_costly(curve, accuracy_at(faster[0]), max_drop))
     because = f"{chosen} is the fastest count whose loss is surely within {max_drop:g} points"
     beyond = faster[faster.index(chosen) + 1 :]
     if beyond:
         because += f"; the next faster one, {_loss(accuracy_at(beyond[0]))}"
     return Decision(chosen, "prune", because)
-
-
-def _too_few_images(point: AccuracyPoint, max_drop: float) -> str:
-    """Where the estimate is within the limit and its interval is not, more images are the remedy."""
-    if point.drop > max_drop:
-        return ""
-    return f", which {point.images} images can't prove: give more (--images)"
 
 
 def _by_budget(
@@ -135,15 +129,16 @@ def _by_budget(
             f"takes {nearest.median_ms:.4g} ms (up to {nearest.high_ms:.4g})",
         )
     if chosen == full:
-        return Decision(full, "keep", f"the unreduced model is within {budget_ms:g} ms already")
+        return _keep(curve, refusal.within_budget(curve, budget_ms))
     claim = "most accurate" if accuracy_at else "largest"
     return Decision(chosen, "prune", f"{chosen} is the {claim} count whose latency is surely within {budget_ms:g} ms")
 
 
 def _by_utility(curve: LatencyCurve, candidates: list[int], alpha: float, accuracy_at: AccuracyAt) -> Decision:
     chosen = search.largest_utility(curve.points, candidates, alpha, accuracy_at)
-    verdict = "keep" if chosen == curve.baseline.tokens else "prune"
-    return Decision(chosen, verdict, f"{chosen} tokens have the largest utility at alpha {alpha:g}")
+    if chosen == curve.baseline.tokens:
+        return _keep(curve, refusal.by_utility(curve, candidates[1], accuracy_at(candidates[1]), alpha))
+    return Decision(chosen, "prune", f"{chosen} tokens have the largest utility at alpha {alpha:g}")
 
 
 def _loss(point: AccuracyPoint) -> str:
@@ -216,18 +211,3 @@ def make_plan(
         origin=subject.origin,
         power_mode=subject.power_mode,
     )
-
-
-def speedup_of(curve: LatencyCurve, tokens: int) -> tuple[float, float, float]:
-    """Baseline over chosen with its interval: the two points' relative errors add in quadrature."""
-    baseline, chosen = curve.baseline, curve.at(tokens)
-    if baseline.tokens == tokens:
-        return 1.0, 1.0, 1.0
-    ratio = baseline.median_ms / chosen.median_ms
-    down = math.hypot(
-        math.log(baseline.median_ms / max(baseline.low_ms, 1e-9)), math.log(chosen.high_ms / chosen.median_ms)
-    )
-    up = math.hypot(
-        math.log(baseline.high_ms / baseline.median_ms), math.log(chosen.median_ms / max(chosen.low_ms, 1e-9))
-    )
-    return ratio, ratio * math.exp(-down), ratio * math.exp(up)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pomt_edge.choose.plan import speedup_of
+from pomt_edge.choose.ratio import speedup_of
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pomt_edge.choose.plan import speedup_of
+from pomt_edge.choose.ratio import speedup_of
 from pomt_edge.deploy.bundle import BASELINE, REDUCED, Bundle, Graph
 from pomt_edge.engines import _tensorrt_layers
 from pomt_edge.errors import UserError

@@ -50,6 +50,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A child that some library started inherits the file, and would keep the lock with it.
+        fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
     def _append(self, entry: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from pomt_edge.records.chosen import (
     Final,
     Plan,
     Probe,
+    Refusal,
+    Remedy,
     Result,
     Search,
 )
@@ -85,6 +87,8 @@ __all__ = [
     "Search",
     "Record",
     "RecordError",
+    "Refusal",
+    "Remedy",
     "Result",
     "SCHEMA",
     "Segment",

@@ -135,6 +135,48 @@ class Search(Record):
 
 
 @dataclass(frozen=True)
+class Refusal(Record):
+    """Why nothing is removed, by what was measured."""
+
+    kind: str
+    """One of the kinds in `choose.refusal`."""
+    because: str
+    """The deciding facts, as one sentence."""
+    tokens: int | None = None
+    """The count that it turns on: the first that is surely faster, else the fewest measured."""
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    drop: float | None = None
+    drop_low: float | None = None
+    drop_high: float | None = None
+    slower_tokens: int | None = None
+    """A count that removes less, and that is surely slower than the unreduced model: the slowest of them."""
+    slower_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class Remedy(Record):
+    """What might make pruning pay where it does not: another setting, tried or only named."""
+
+    what: str
+    options: str
+    """What to change in the command, as typed."""
+    tokens: int | None = None
+    """The count that was tried there; None: it was not tried."""
+    speedup: float | None = None
+    """Of that count over the unreduced model in the same setting."""
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    origin: str | None = None
+    """'measured', 'simulated' or 'recorded': how its latency came about; None: it was not tried."""
+    because: str | None = None
+    """Why it was not tried."""
+    allowed: bool = True
+    """Whether the limits allow the count that was tried; else it is the nearest to that which is known."""
+
+
+@dataclass(frozen=True)
 class Result(Record):
     """All that one run of the main job found out."""
 
@@ -149,6 +191,10 @@ class Result(Record):
     """Sentences that the user must read: random weights, skipped images, an imbalance seen."""
     search: Search | None = None
     """None in the records of older versions."""
+    refusal: Refusal | None = None
+    """Where the plan says not to prune."""
+    remedies: tuple[Remedy, ...] = ()
+    """What may help instead."""
 
 
 @dataclass(frozen=True)

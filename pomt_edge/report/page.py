@@ -6,7 +6,7 @@ import base64
 import hashlib
 
 from pomt_edge.records import Result
-from pomt_edge.report import chart, tables, words
+from pomt_edge.report import chart, refused, tables, words
 from pomt_edge.report.numerals import number
 from pomt_edge.report.templates import templates, text
 
@@ -25,6 +25,8 @@ def render(result: Result) -> str:
         curve=result.curve,
         verdict=words.verdict(result),
         title=words.title(result.plan, result.environment.device_name),
+        remedies=refused.lines(result),
+        remedies_lead=refused.LEAD,
         callouts=words.callouts(result),
         measure=words.measure_of(result),
         chart=picture,

@@ -49,12 +49,16 @@ def title(plan: Plan, device: str) -> str:
 
 
 def verdict(result: Result) -> Verdict:
-    plan = result.plan
+    return verdict_of(result.plan, measure_of(result))
+
+
+def verdict_of(plan: Plan, measure: str | None) -> Verdict:
+    """`measure`: 'accuracy', 'agreement', or None where neither was measured."""
     if plan.verdict == "prune" and plan.probe == "input":
-        gain = f"{_speed(plan)}{_loss(plan, measure_of(result))}; not what pruning {where(plan)} gives."
+        gain = f"{_speed(plan)}{_loss(plan, measure)}; not what pruning {where(plan)} gives."
         return Verdict(f"Probe, {plan.removed} of {plan.tokens_in} tokens dropped at the input:", gain)
     if plan.verdict == "prune":
-        gain = f"{_speed(plan)}{_loss(plan, measure_of(result))}."
+        gain = f"{_speed(plan)}{_loss(plan, measure)}."
         return Verdict(f"Remove R={plan.removed} of {plan.tokens_in} tokens {where(plan)}:", gain)
     leads = {"keep": "Do not prune:", "unreachable": "No token count meets the limits:"}
     return Verdict(leads.get(plan.verdict, f"{plan.verdict}:"), _stopped(plan.because))

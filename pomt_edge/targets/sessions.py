@@ -66,6 +66,11 @@ class Sessions:
         self._loaded[tokens] = session
         return session
 
+    def changed(self, **setting: Any) -> Sessions:
+        """Sessions of the same models in another setting, by the fields of `Setting`; its precision stays."""
+        changed = dataclasses.replace(self.setting, **setting)
+        return Sessions(self.engine, self._variant, changed, self._anchor, self._calibration, self._system)
+
     def prepare(self, points: Sequence[Kept], progress: Progress) -> None:
         """Build and load what will be measured before that begins: a build between two blocks heats the second."""
         missing = [tokens for tokens in points if tokens not in self._built]

@@ -103,7 +103,7 @@ def test_keep_when_nothing_is_faster_beyond_the_intervals(limits: Limits) -> Non
 def test_keep_when_what_is_faster_loses_too_much_and_says_what() -> None:
     decision = choose(Limits(max_drop=0.5), Known(lambda tokens: 4.0))
     assert decision.verdict == "keep"
-    assert "192, loses 4.0 points (up to 4.2)" in decision.because
+    assert "192 of 197 (1.25x, 1.23 to 1.27), loses 4.0 points (3.8 to 4.2)" in decision.because
 
 
 def test_without_accuracy_the_share_kept_is_the_limit() -> None:
