@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pomt_edge.records import Fleet, LatencyPoint, Result
 from pomt_edge.report import fleet as fleet_page
-from pomt_edge.report import refused, words
+from pomt_edge.report import refused, searched, words
 
 PLAIN_EVERY_SECONDS = 5.0
 SHORT = 16
@@ -98,6 +98,8 @@ def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
     hidden = len(result.curve.points) - len(_rows(result))
     if hidden:
         console.print(f"{hidden} more counts were measured: see curve.csv or the report.", highlight=False)
+    if how := searched.sentence(result):
+        console.print(f"Searched: {how}", markup=False, highlight=False)
     for callout in words.callouts(result):
         console.print(f"{callout.label}: {callout.text}", markup=False, highlight=False)
     if plan.verdict == "prune":

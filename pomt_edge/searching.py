@@ -95,11 +95,8 @@ class Measuring:
     def left_open(self) -> list[str]:
         """What the search does not know, a sentence each."""
         sentences = []
-        counts = self._sweep.grid.tokens[1:]
-        if untimed := [tokens for tokens in counts if tokens not in self.points()]:
-            sentences.append(
-                f"{len(untimed)} of {len(counts)} reduced counts were not timed: a lone fast one among them is missed."
-            )
+        if untimed := [tokens for tokens in self._sweep.grid.tokens if tokens not in self.points()]:
+            sentences.append(f"The other {len(untimed)} were not: a lone fast one among them is missed.")
         if self._max_drop is not None and (between := self._undecided(self._max_drop)):
             sentences.append(
                 f"Whether {between[-1]} to {between[0]} tokens are within the limit was not measured."

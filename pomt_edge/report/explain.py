@@ -10,7 +10,7 @@ from typing import Any
 from pomt_edge.choose.refusal import images_needed
 from pomt_edge.choose.why import Edge, Neighbour, Why, why
 from pomt_edge.records import MEASURED, SIMULATED, Plan, Record, Refusal, Remedy, Result
-from pomt_edge.report import refused, unrest, words
+from pomt_edge.report import refused, searched, unrest, words
 from pomt_edge.report.numerals import finite, interval, join, number, signed
 
 PRUNE = "prune"
@@ -99,7 +99,12 @@ def _around(facts: Why, result: Result) -> list[Line]:
         Line("How sure", _sentence(_how_sure(facts, result))),
     ]
     surer = "; ".join(_surer(facts, result))
-    return [*lines, *([Line("Surer", _sentence(surer))] if surer else []), Line("Measured", _measured(facts, measure))]
+    measured = searched.sentence(result) or _measured(facts, measure)
+    return [
+        *lines,
+        *([Line("Surer", _sentence(surer))] if surer else []),
+        Line("Measured", searched.sentence(result) or _measured(facts, measure)),
+    ]
 
 
 def _sentence(text: str) -> str:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 
 from pomt_edge.records import Result
-from pomt_edge.report import chart, refused, tables, words
+from pomt_edge.report import chart, refused, searched, tables, words
 from pomt_edge.report.numerals import number
 from pomt_edge.report.templates import templates, text
 
@@ -40,6 +40,8 @@ def render(result: Result) -> str:
         steps=tables.step_rows(result),
         treads=tables.tread_rows(result),
         efficient=result.staircase.efficient,
+        searched=searched.sentence(result),
+        asked=searched.rows(result.search),
         slope=number(result.staircase.slope_ms_per_token * 1000, 2),
         steadiness=tables.steadiness_lines(result),
         spark=chart.sparkline(result.curve.anchor_ms),
