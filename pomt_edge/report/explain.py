@@ -103,7 +103,7 @@ def _around(facts: Why, result: Result) -> list[Line]:
     return [
         *lines,
         *([Line("Surer", _sentence(surer))] if surer else []),
-        Line("Measured", searched.sentence(result) or _measured(facts, measure)),
+        Line("Measured", measured),
     ]
 
 
