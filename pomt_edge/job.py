@@ -31,7 +31,7 @@ from pomt_edge.models.create import Created, Wanted
 from pomt_edge.models.family import family_of
 from pomt_edge.places import Wanted as Elsewhere
 from pomt_edge.places import as_recorded, obtainable, open_place
-from pomt_edge.records import Preprocessing
+from pomt_edge.records import Kept, Preprocessing
 from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.input_probe import probe_at_input
 from pomt_edge.reduce.method import Method
@@ -39,7 +39,7 @@ from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.request import DEFAULT_IMAGES, Request
 from pomt_edge.targets import Place
 from pomt_edge.targets.local import ClockWishes, LocalTarget
-from pomt_edge.targets.sessions import Calibration, Sessions, Variant
+from pomt_edge.targets.sessions import Calibration, Sessions, Variants
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Job:
     setting: Setting
     sessions: Sessions
     target: Place
-    variant: Variant
+    variant: Variants
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     depth: int
@@ -293,12 +293,14 @@ def _images(request: Request, created: Created, preprocessing: Preprocessing, pr
     )
 
 
-def _variant(request: Request, model: nn.Module, blocks: Sequence[int]) -> Variant:
+def _variant(request: Request, model: nn.Module, blocks: Sequence[int]) -> Variants:
     family = family_of(model)
     full, depth = family.token_count(model), len(family.blocks(model))
 
-    def variant(tokens: int) -> nn.Module:
-        removed = full - tokens
+    def variant(kept: Kept) -> nn.Module:
+        if not isinstance(kept, int):
+            return reduce_model(model, method=request.method, schedule=kept, copy=False)
+        removed = full - kept
         if not removed:
             return model
         if request.probe == "input":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from pomt_edge.choose import plan as planning
 from pomt_edge.decision import decide
 from pomt_edge.errors import Interrupted
 from pomt_edge.job import Job, classes_of, prepare
+from pomt_edge.machine.system import System
 from pomt_edge.measure.accuracy import Accuracy
+from pomt_edge.measure.datasets import Images
+from pomt_edge.measure.forwards import Forwards, SharedPrefix, available_bytes, by_sessions
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
@@ -119,7 +123,16 @@ def _environment(journal: Journal) -> Environment:
 def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None:
     if job.images is None:
         return None
-    return Accuracy(job.images, job.preprocessing, job.sessions, job.tokens[0], journal, progress)
+    return Accuracy(job.images, job.preprocessing, _forwards(job, job.images), job.tokens[0], journal, progress)
+
+
+def _forwards(job: Job, images: Images) -> Forwards:
+    """What counts share can be shared where they are eager modules that reduce in a block."""
+    engine, setting = job.sessions.engine, job.sessions.setting
+    if engine.TAKES != "module" or setting.compile or job.request.probe == "input":
+        return by_sessions(job.sessions)
+    available = functools.partial(available_bytes, setting.device, System(job.request.sysroot))
+    return SharedPrefix(job.variant, job.blocks[0], len(images.pixels), available)
 
 
 def _notes(job: Job, result: Result, failed: dict[int, str]) -> list[str]:

@@ -38,6 +38,7 @@ from pomt_edge.records.measured import (
     AccuracyPoint,
     Cost,
     Environment,
+    Kept,
     LatencyCurve,
     LatencyPoint,
     Preprocessing,
@@ -47,6 +48,7 @@ from pomt_edge.records.measured import (
     Steadiness,
     Step,
     power_mode_of,
+    tokens_left,
 )
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "File",
     "Fleet",
     "FleetRun",
+    "Kept",
     "LatencyCurve",
     "LatencyPoint",
     "Parity",
@@ -85,5 +88,6 @@ __all__ = [
     "Steadiness",
     "Step",
     "power_mode_of",
+    "tokens_left",
     "write_text",
 ]

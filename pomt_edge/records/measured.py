@@ -10,6 +10,14 @@ from pomt_edge.records.base import Record
 
 MEASURED, SIMULATED, RECORDED = "measured", "simulated", "recorded"
 
+Kept = int | tuple[int, ...]
+"""So many tokens left, removed as --block says; or a schedule, one integer per block: tokens removed there."""
+
+
+def tokens_left(kept: Kept, full: int) -> int:
+    """The tokens behind the last block, of `full` before the first."""
+    return kept if isinstance(kept, int) else full - sum(kept)
+
 
 @dataclass(frozen=True)
 class Preprocessing(Record):
@@ -150,10 +158,12 @@ class AccuracyPoint(Record):
     """Accuracy (or agreement) at one count, in percent, and its loss against the unreduced model, in points."""
 
     tokens: int
+    """Of a schedule: those left at its end."""
     percent: float
     low: float
     high: float
     images: int
+    """All, or as many as showed whether the loss is within a limit."""
     drop: float
     """Points lost, paired over the same images; negative is a gain."""
     drop_low: float

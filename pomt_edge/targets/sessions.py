@@ -19,12 +19,15 @@ from pomt_edge.export import files, pipeline
 from pomt_edge.machine import facts, gpu, nvidia_facts
 from pomt_edge.machine.system import System
 from pomt_edge.measure.progress import Progress
+from pomt_edge.records import Kept
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 Variant = Callable[[int], nn.Module]
 """From a token count to the model that leaves so many; all share one model's weights."""
+Variants = Callable[[Kept], nn.Module]
+"""The same, and from a schedule to the model that follows it."""
 Calibration = Callable[[], Iterable[np.ndarray[Any, Any]]]
 """Batches of images for int8, from the first each time."""
 LEAST_FREE = 0.25
@@ -42,7 +45,7 @@ class Sessions:
     def __init__(
         self,
         engine: Engine,
-        variant: Variant,
+        variant: Variants,
         setting: Setting,
         anchor: int,
         calibration: Calibration | None = None,
@@ -55,12 +58,12 @@ class Sessions:
         self._anchor = anchor
         self._calibration = calibration
         self._system = system or System()
-        self._built: dict[int, Built] = {}
-        self._loaded: dict[int, Session] = {}  # in the order of use, the latest last
+        self._built: dict[Kept, Built] = {}
+        self._loaded: dict[Kept, Session] = {}  # in the order of use, the latest last
         self._shared: files.Shared | None = None
 
-    def __call__(self, tokens: int) -> Session:
-        """The session of a count; built and loaded if it is not there."""
+    def __call__(self, tokens: Kept) -> Session:
+        """The session of a count, or of a schedule; built and loaded if it is not there."""
         session = self._loaded.pop(tokens, None) or self._load(tokens)
         self._loaded[tokens] = session
         return session
@@ -92,7 +95,7 @@ class Sessions:
     ) -> None:
         self.close()
 
-    def _load(self, tokens: int) -> Session:
+    def _load(self, tokens: Kept) -> Session:
         built = self._built.get(tokens)
         if built is None:
             built = self._built[tokens] = self._build(tokens)
@@ -101,9 +104,9 @@ class Sessions:
             del self._loaded[droppable[0]]
         return self.engine.load(built, self.setting)
 
-    def _build(self, tokens: int) -> Built:
+    def _build(self, tokens: Kept) -> Built:
         model = self._variant(tokens)
-        name = f"tokens{tokens}"
+        name = f"tokens{tokens}" if isinstance(tokens, int) else f"removed{'-'.join(map(str, tokens))}"
         if self.engine.TAKES == "module":
             return self.engine.build(model, self.setting, BuildOptions(Path(), name))
         files = self._files()
