@@ -12,10 +12,14 @@ import torch
 
 from pomt_edge import remedies
 from pomt_edge.choose import plan as planning
+from pomt_edge.choose.search import AccuracyAt
 from pomt_edge.decision import decide, decide_adaptively
 from pomt_edge.errors import Interrupted
 from pomt_edge.job import Job, classes_of, prepare
+from pomt_edge.machine.system import System
 from pomt_edge.measure.accuracy import Accuracy
+from pomt_edge.measure.datasets import Images
+from pomt_edge.measure.forwards import Forwards, SharedPrefix, available_bytes, by_sessions
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
@@ -99,7 +103,7 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         decision,
         request.limits,
         accuracy.measure if accuracy else None,
-        accuracy.at if accuracy else None,
+        _recalled(accuracy) if accuracy and found.search.stopped else accuracy.at if accuracy else None,
     )
     helpful: tuple[Remedy, ...] = ()
     if decision.refusal and not found.search.stopped:
@@ -108,6 +112,12 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
     result = Result(plan, curve, found.staircase, measured, environment, _costs(job, plan), search=found.search)
     result = dataclasses.replace(result, refusal=decision.refusal, remedies=helpful)
     return dataclasses.replace(result, notes=tuple(_notes(job, result, sweep.failed)))
+
+
+def _recalled(accuracy: Accuracy) -> AccuracyAt:
+    """Where the time was over, what is known has to do; of the unreduced model too."""
+    known = {point.tokens: point for point in accuracy.curve().points}
+    return known.__getitem__
 
 
 def _costs(job: Job, plan: Plan) -> tuple[Cost, ...]:
@@ -132,7 +142,16 @@ def _environment(journal: Journal) -> Environment:
 def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None:
     if job.images is None:
         return None
-    return Accuracy(job.images, job.preprocessing, job.sessions, job.tokens[0], journal, progress)
+    return Accuracy(job.images, job.preprocessing, _forwards(job, job.images), job.tokens[0], journal, progress)
+
+
+def _forwards(job: Job, images: Images) -> Forwards:
+    """What counts share can be shared where they are eager modules that reduce in a block."""
+    engine, setting = job.sessions.engine, job.sessions.setting
+    if engine.TAKES != "module" or setting.compile or job.request.probe == "input":
+        return by_sessions(job.sessions)
+    available = functools.partial(available_bytes, setting.device, System(job.request.sysroot))
+    return SharedPrefix(job.variant, job.blocks[0], len(images.pixels), available)
 
 
 def _notes(job: Job, result: Result, failed: dict[Kept, str]) -> list[str]:

@@ -206,7 +206,8 @@ class Sweep:
         left = tokens_left(tokens, self._anchor)
         point = timing.summarise(left, blocks, self.grid.rule.reason(blocks) or "re-measured")
         visits = [visit for visit in self._visits if visit.tokens == tokens]
-        memory = max((visit.memory_mib for visit in visits if visit.memory_mib is not None), default=None)
+        # The least: on the CPU it is the whole process's, and accuracy holds much of its own between two visits.
+        memory = min((visit.memory_mib for visit in visits if visit.memory_mib is not None), default=None)
         return dataclasses.replace(point, energy_mj=self._energy_mj(tokens), memory_mib=memory)
 
     def _energy_mj(self, tokens: Kept) -> float | None:

@@ -163,10 +163,12 @@ class AccuracyPoint(Record):
     """Accuracy (or agreement) at one count, in percent, and its loss against the unreduced model, in points."""
 
     tokens: int
+    """Of a schedule: those left at its end."""
     percent: float
     low: float
     high: float
     images: int
+    """All, or as many as showed whether the loss is within a limit."""
     drop: float
     """Points lost, paired over the same images; negative is a gain."""
     drop_low: float

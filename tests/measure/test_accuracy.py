@@ -13,8 +13,10 @@ from pomt_edge.engines import torch as engine
 from pomt_edge.errors import UserError
 from pomt_edge.export import LOGITS
 from pomt_edge.measure import datasets
-from pomt_edge.measure.accuracy import Accuracy, compare, paired_difference, wilson
+from pomt_edge.measure.accuracy import Accuracy
+from pomt_edge.measure.forwards import by_sessions
 from pomt_edge.measure.journal import Journal
+from pomt_edge.measure.paired import compare, paired_difference, wilson
 from pomt_edge.measure.progress import Silent
 from pomt_edge.reduce.reduced_model import reduce_model
 from pomt_edge.targets.sessions import Sessions
@@ -32,8 +34,12 @@ def demo_sessions() -> Sessions:
 
 
 def accuracy(folder: Path, count: int, labelled: bool = True) -> Accuracy:
+    return accuracy_of(Journal(folder, {}), count, labelled)
+
+
+def accuracy_of(journal: Journal, count: int, labelled: bool = True) -> Accuracy:
     images = datasets.read_demo(count, 0, labelled)
-    return Accuracy(images, demo.PREPROCESSING, demo_sessions(), 197, Journal(folder, {}), Silent())
+    return Accuracy(images, demo.PREPROCESSING, by_sessions(demo_sessions()), 197, journal, Silent())
 
 
 def test_the_demos_published_accuracy_is_found(tmp_path: Path) -> None:
@@ -55,9 +61,8 @@ def test_without_labels_it_is_agreement_with_the_unreduced_model(tmp_path: Path)
 
 
 def test_a_count_is_run_once_and_recalled_from_the_journal(tmp_path: Path) -> None:
-    first = accuracy(tmp_path, 64)
-    point = first.at(100)
-    first._journal.__exit__(None, None, None)
+    with Journal(tmp_path, {}) as journal:
+        point = accuracy_of(journal, 64).at(100)
     images = datasets.read_demo(64, 0, True)
 
     def no_session(tokens: int):  # type: ignore[no-untyped-def]
@@ -73,8 +78,10 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_perfect_agreement(tmp_p
         def run(self, images: torch.Tensor) -> dict[str, np.ndarray[Any, Any]]:
             return {LOGITS: np.full((len(images), 10), np.nan, dtype=np.float32)}
 
+    forwards = by_sessions(lambda tokens: Overflown())
+
     images = datasets.read_demo(8, 0, False)
-    broken = Accuracy(images, demo.PREPROCESSING, lambda tokens: Overflown(), 197, Journal(tmp_path, {}), Silent())
+    broken = Accuracy(images, demo.PREPROCESSING, forwards, 197, Journal(tmp_path, {}), Silent())
     with pytest.raises(UserError, match="the logits at 197 tokens are not finite; try --precision"):
         broken.at(100)
 

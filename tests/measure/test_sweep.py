@@ -138,6 +138,21 @@ def test_confirming_measures_the_choice_and_the_baseline_in_turn(tmp_path: Path)
         assert run.confirm(128).at(128).blocks == after, "confirmed once is confirmed"
 
 
+def test_what_accuracy_holds_in_between_is_not_the_counts_memory(tmp_path: Path) -> None:
+    class Grown(KnownTarget):
+        held_mib = 0.0
+
+        def memory_mib(self, tokens: int) -> float | None:
+            return 100.0 + tokens + self.held_mib
+
+    target = Grown(two_cliffs)
+    with Journal(tmp_path, {}) as journal:
+        run = Sweep(Grid(TOKENS), target, journal, Silent())
+        run.run()
+        target.held_mib = 500.0
+        assert run.confirm(128).at(128).memory_mib == 228
+
+
 def test_scaling_leaves_a_steady_machines_samples_alone() -> None:
     visits = [Visit(0, tokens, (10.0, 10.0)) for tokens in (197, 150, 140, 197, 130, 197)]
     assert scaled(visits, 197) == [(10.0, 10.0)] * 6
