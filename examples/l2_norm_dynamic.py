@@ -27,8 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from pomt_edge.measure.accuracy import compare
 from pomt_edge.measure.environment import device_name
+from pomt_edge.measure.paired import compare
 from pomt_edge.measure.timing import median_interval
 from pomt_edge.reduce.dynamic import RaggedTokens, saliency
 

@@ -100,8 +100,10 @@ def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
         console.print(f"{hidden} more counts were measured: see curve.csv or the report.", highlight=False)
     for callout in words.callouts(result):
         console.print(f"{callout.label}: {callout.text}", markup=False, highlight=False)
-    if plan.verdict == "prune":
+    if plan.verdict == "prune" and not result.searched:
         console.print(f"Why: {plan.because}.", markup=False, highlight=False)
+    if result.schedules:
+        console.print(f"Several blocks: {words.schedule_search(result)}", markup=False, highlight=False)
     report = folder / "report.html"
     console.print(f"{words.verdict(result).sentence} Report: {report}", markup=False, highlight=False)
 
@@ -184,7 +186,7 @@ def _table(result: Result, title: str) -> Table:
             known = accuracies.get(point.tokens)
             row += [f"{known.percent:.1f}" if known else ""]
             row += [_with_interval(known.drop, known.drop_low, known.drop_high, 1) if known else ""]
-        table.add_row(*row, style="bold" if point.tokens == result.plan.tokens_out else None)
+        table.add_row(*row, style="bold" if _is_chosen(result, point.tokens) else None)
     return table
 
 
@@ -199,7 +201,7 @@ def _decimals(milliseconds: float) -> int:
 
 def _rows(result: Result) -> list[LatencyPoint]:
     """The baseline, the choice, where accuracy was measured, and else an even selection of the efficient set."""
-    wanted = {result.curve.baseline.tokens, result.plan.tokens_out}
+    wanted = {result.curve.baseline.tokens, result.on_curve.tokens_out}
     if len(result.curve.points) <= SHORT:
         return list(result.curve.points)
     if result.accuracy and len(result.accuracy.points) <= SHORT:
@@ -213,4 +215,8 @@ def _rows(result: Result) -> list[LatencyPoint]:
 def _remark(result: Result, tokens: int) -> str:
     if tokens == result.curve.baseline.tokens:
         return "(all)"
-    return "chosen" if tokens == result.plan.tokens_out else ""
+    return "chosen" if _is_chosen(result, tokens) else ""
+
+
+def _is_chosen(result: Result, tokens: int) -> bool:
+    return tokens == result.plan.tokens_out and not result.searched

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pomt_edge import schedules
 from pomt_edge.choose import plan as planning
 from pomt_edge.decision import decide
 from pomt_edge.errors import Interrupted
 from pomt_edge.job import Job, classes_of, prepare
+from pomt_edge.machine.system import System
 from pomt_edge.measure.accuracy import Accuracy
+from pomt_edge.measure.datasets import Images
+from pomt_edge.measure.forwards import Forwards, SharedPrefix, available_bytes, by_sessions
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
@@ -93,7 +98,11 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         measured.measure if measured else None,
         accuracy.at if accuracy else None,
     )
-    result = Result(plan, curve, fitted, measured, environment, _costs(job, plan))
+    found = None
+    if accuracy and request.searches_blocks:
+        plan, found = schedules.search(job, schedules.Measuring(sweep, accuracy, journal, progress), fitted, plan)
+        environment = _environment(journal)
+    result = Result(plan, curve, fitted, measured, environment, _costs(job, plan), schedules=found)
     return dataclasses.replace(result, notes=tuple(_notes(job, result, sweep.failed)))
 
 
@@ -104,10 +113,12 @@ def _costs(job: Job, plan: Plan) -> tuple[Cost, ...]:
     model = job.variant(plan.tokens_in)
     weights = next(model.parameters())
     image = torch.zeros(1, 3, plan.image_px, plan.image_px, device=weights.device, dtype=weights.dtype)
-    schedules = {plan.tokens_in: (0,) * job.depth, plan.tokens_out: plan.schedule}
+    variants: dict[Kept, tuple[int, ...]] = {plan.tokens_in: (0,) * job.depth}
+    if plan.removed:
+        variants[plan.schedule] = plan.schedule
     return tuple(
-        cost_of(job.variant(tokens), image, schedule.tokens_per_block(removals, plan.tokens_in))
-        for tokens, removals in schedules.items()
+        cost_of(job.variant(point), image, schedule.tokens_per_block(removals, plan.tokens_in))
+        for point, removals in variants.items()
     )
 
 
@@ -119,7 +130,16 @@ def _environment(journal: Journal) -> Environment:
 def _accuracy(job: Job, journal: Journal, progress: Progress) -> Accuracy | None:
     if job.images is None:
         return None
-    return Accuracy(job.images, job.preprocessing, job.sessions, job.tokens[0], journal, progress)
+    return Accuracy(job.images, job.preprocessing, _forwards(job, job.images), job.tokens[0], journal, progress)
+
+
+def _forwards(job: Job, images: Images) -> Forwards:
+    """What counts share can be shared where they are eager modules that reduce in a block."""
+    engine, setting = job.sessions.engine, job.sessions.setting
+    if engine.TAKES != "module" or setting.compile or job.request.probe == "input":
+        return by_sessions(job.sessions)
+    available = functools.partial(available_bytes, setting.device, System(job.request.sysroot))
+    return SharedPrefix(job.variant, job.blocks[0], len(images.pixels), available)
 
 
 def _notes(job: Job, result: Result, failed: dict[Kept, str]) -> list[str]:

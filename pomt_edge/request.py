@@ -21,6 +21,9 @@ DEFAULT_IMAGES = 1024
 COARSE_STRIDE = 16
 ALL = "all"
 """Every method, compared."""
+AUTO_BLOCKS = "auto"
+"""A schedule of several blocks, searched."""
+DEFAULT_BLOCK = "3"
 ELSEWHERE = ("sim", "recorded", "ssh")
 """How the names of devices begin that are not this machine."""
 OF_A_RECORDING = ("engine", "probe", "method", "block")
@@ -69,8 +72,8 @@ class Request:
     """ONNX Runtime alone: what it runs on; None: the device's own."""
     threads: int | None = None
     method: str = "pomt"
-    block: str = "3"
-    """As typed: one block, some, or all."""
+    block: str = DEFAULT_BLOCK
+    """As typed: one block, some, all, or auto."""
     probe: str = "block"
     grid_start: int | None = None
     grid_stop: int | None = None
@@ -112,6 +115,15 @@ class Request:
     @property
     def is_recorded(self) -> bool:
         return self.device.startswith("recorded:")
+
+    @property
+    def searches_blocks(self) -> bool:
+        return self.block == AUTO_BLOCKS
+
+    @property
+    def swept_block(self) -> str:
+        """Where the counts of the sweep are removed: the search of a schedule begins with the default's."""
+        return DEFAULT_BLOCK if self.searches_blocks else self.block
 
     @property
     def has_data(self) -> bool:
@@ -166,10 +178,25 @@ class Request:
         if len([value for value in (self.max_drop, self.budget_ms, self.alpha) if value is not None]) > 1:
             raise UserError("--max-drop, --budget-ms and --alpha exclude each other: each is a way to choose; give one")
         self._check_clocks()
+        if self.searches_blocks:
+            self._check_auto_blocks()
         own = {"--normalize": self.mean_and_std, "--crop-pct": self.crop_pct, "--interpolation": self.interpolation}
         given = [option for option, value in own.items() if value is not None]
         if given and self.model == demo.NAME and self.data is None:
             raise UserError(f"the embedded demo's images are ready as they are; leave out {given[0]}, or give --data")
+
+    def _check_auto_blocks(self) -> None:
+        """What a schedule can't be searched with."""
+        for given, why, instead in (
+            (not self.has_data, "weighs latency against accuracy", "give --data DIR as well, or --block 3"),
+            (self.is_recorded, "has to measure schedules, and a recording has one block", "leave it out"),
+            (self.probe == "input", "removes in blocks, and --probe input before them", "leave one out"),
+            (self.method == ALL, "searches for one method", "give that method, or leave --blocks out"),
+            (self.alpha is not None, "needs a limit that holds or not", "give --max-drop or --budget-ms, not --alpha"),
+            (self.detrend, "compares side by side, without --detrend", "leave one out"),
+        ):
+            if given:
+                raise UserError(f"--blocks {AUTO_BLOCKS} {why}; {instead}")
 
     def _check_engine(self) -> None:
         if self.compile and self.engine != "torch":

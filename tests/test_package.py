@@ -31,6 +31,8 @@ LAYERS = [
     {"fleet_file"},
     {"places", "starting"},
     {"job", "checking"},
+    {"schedule_costs"},
+    {"schedules"},
     {"offline"},
     {"deploy_request"},
     {"deploy_subject"},

@@ -9,7 +9,7 @@ from typing import Any
 
 from pomt_edge.choose import search
 from pomt_edge.choose.search import AccuracyAt
-from pomt_edge.records import MEASURED, AccuracyPoint, LatencyCurve, Plan
+from pomt_edge.records import MEASURED, AccuracyPoint, LatencyCurve, LatencyPoint, Plan
 
 
 @dataclass(frozen=True)
@@ -216,14 +216,12 @@ def make_plan(
 
 def speedup_of(curve: LatencyCurve, tokens: int) -> tuple[float, float, float]:
     """Baseline over chosen with its interval: the two points' relative errors add in quadrature."""
-    baseline, chosen = curve.baseline, curve.at(tokens)
-    if baseline.tokens == tokens:
-        return 1.0, 1.0, 1.0
-    ratio = baseline.median_ms / chosen.median_ms
-    down = math.hypot(
-        math.log(baseline.median_ms / max(baseline.low_ms, 1e-9)), math.log(chosen.high_ms / chosen.median_ms)
-    )
-    up = math.hypot(
-        math.log(baseline.high_ms / baseline.median_ms), math.log(chosen.median_ms / max(chosen.low_ms, 1e-9))
-    )
-    return ratio, ratio * math.exp(-down), ratio * math.exp(up)
+    return (1.0, 1.0, 1.0) if curve.baseline.tokens == tokens else ratio(curve.baseline, curve.at(tokens))
+
+
+def ratio(before: LatencyPoint, after: LatencyPoint) -> tuple[float, float, float]:
+    """How many times as fast the second is, with its interval: the two points' relative errors add in quadrature."""
+    times = before.median_ms / after.median_ms
+    down = math.hypot(math.log(before.median_ms / max(before.low_ms, 1e-9)), math.log(after.high_ms / after.median_ms))
+    up = math.hypot(math.log(before.high_ms / before.median_ms), math.log(after.median_ms / max(after.low_ms, 1e-9)))
+    return times, times * math.exp(-down), times * math.exp(up)

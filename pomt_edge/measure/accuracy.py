@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from pomt_edge.engines import Session
 from pomt_edge.errors import UserError
-from pomt_edge.export import LOGITS
+from pomt_edge.measure import paired
+from pomt_edge.measure.answers import BATCH, Answers, Batch, Classes, Visits
 from pomt_edge.measure.datasets import Images
+from pomt_edge.measure.forwards import Forward, Forwards
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
-from pomt_edge.records import AccuracyCurve, AccuracyPoint, Preprocessing
-
-Classes = np.ndarray[Any, np.dtype[np.int64]]
-BATCH = 32
-Z = float(stats.norm.ppf(0.975))
+from pomt_edge.records import AccuracyCurve, AccuracyPoint, Kept, Preprocessing, tokens_left
 
 
 class Accuracy:
-    """Measures counts on demand and keeps each one's predictions in the journal, so that none is run twice.
+    """Measures counts on demand and keeps each one's answers in the journal, so that no image is run twice.
 
     Without labels the unreduced model's own answers are the labels, and the figure is called agreement.
     """
@@ -32,92 +26,103 @@ class Accuracy:
         self,
         images: Images,
         preprocessing: Preprocessing,
-        session: Callable[[int], Session],
+        forwards: Forwards,
         full: int,
         journal: Journal,
         progress: Progress,
     ) -> None:
         self._images = images
-        self._preprocessing = preprocessing
-        self._session = session
+        self._visits = Visits(images, preprocessing)
+        self._forwards = forwards
         self._full = full
-        self._journal = journal
         self._progress = progress
-        self._predictions = {
-            entry["accuracy_tokens"]: np.array(entry["classes"])
-            for entry in journal.entries
-            if "accuracy_tokens" in entry
-        }
+        self._answers = Answers(journal, self._visits)
 
     @property
     def measure(self) -> str:
         return "agreement" if self._images.labels is None else "accuracy"
 
-    def at(self, tokens: int) -> AccuracyPoint:
-        """The accuracy with `tokens` left, and its loss against the unreduced model."""
-        truth = self._predict(self._full) if self._images.labels is None else self._images.labels.numpy()
-        before = self._predict(self._full) == truth
-        after = before if tokens == self._full else self._predict(tokens) == truth
-        return compare(tokens, before, after)
+    def at(self, kept: Kept) -> AccuracyPoint:
+        """The accuracy with so many tokens left, and its loss against the unreduced model, on all images."""
+        self._visit(kept, lambda: False)
+        return self._point(kept)
+
+    def within(self, kept: Kept, max_drop: float) -> AccuracyPoint:
+        """The same on as many images as tell whether the loss is surely at most `max_drop` points.
+
+        Its `drop_high` is then at most `max_drop`, or above it, as on all images: see `paired.decided`.
+        """
+        already = self._seen(kept)
+        self._visit(kept, lambda: self._is_decided(kept, max_drop))
+        point = self._point(kept)
+        if already < point.images < self._visits.count and kept != self._full:
+            side = "within" if point.drop_high <= max_drop else "beyond"
+            self._progress.note(
+                f"{self.measure} {self._title(kept)}: {side} {max_drop:g} points, decided after {point.images} of "
+                f"{self._visits.count} images"
+            )
+        return point
 
     def known(self) -> tuple[AccuracyPoint, ...]:
-        """The counts measured so far, most tokens first."""
-        return tuple(self.at(tokens) for tokens in sorted(self._predictions, reverse=True))
+        """The counts measured so far, each on the images it was measured on, most tokens first."""
+        counts = [kept for kept in self._answers.kept if isinstance(kept, int) and self._seen(kept)]
+        return tuple(self._point(kept) for kept in sorted(counts, reverse=True))
 
     def curve(self) -> AccuracyCurve:
         """The counts measured so far and the unreduced model, as a record."""
-        self.at(self._full)
+        if not self._seen(self._full):
+            self.at(self._full)
         return AccuracyCurve(self.measure, self.known(), self._images.skipped)
 
-    def _predict(self, tokens: int) -> Classes:
-        if tokens not in self._predictions:
-            classes = self._run(tokens)
-            self._journal.add({"accuracy_tokens": tokens, "classes": classes.tolist()})
-            self._predictions[tokens] = classes
-        return self._predictions[tokens]
+    def _is_decided(self, kept: Kept, max_drop: float) -> bool:
+        seen = self._seen(kept)
+        if not seen or kept == self._full:
+            return bool(seen)
+        return paired.decided(*paired.changed(*self._right(kept)), seen, self._visits.count, max_drop)
 
-    def _run(self, tokens: int) -> Classes:
-        count = len(self._images.pixels)
-        session = self._session(tokens)  # which may be built now, and is none of the batches' time
-        self._progress.stage(f"{self.measure} at {tokens} tokens, batches", math.ceil(count / BATCH))
-        classes = []
-        for batch in self._images.batches(self._preprocessing, BATCH):
-            logits = session.run(batch)[LOGITS]
-            if not np.isfinite(logits).all():
-                # Their argmax would be class 0 for the unreduced and the reduced model alike: perfect agreement.
-                raise UserError(f"the logits at {tokens} tokens are not finite; try --precision fp32 (or bf16)")
-            classes.append(logits.argmax(axis=1))
-            self._progress.advance()
-        return np.concatenate(classes)
+    def _point(self, kept: Kept) -> AccuracyPoint:
+        return paired.compare(tokens_left(kept, self._full), *self._right(kept))
 
+    def _right(self, kept: Kept) -> tuple[Classes, Classes]:
+        """Whether the unreduced model was right, and whether this one was, on the images that both have seen."""
+        seen = self._seen(kept)
+        unreduced = self._answers.of(self._full)[:seen]
+        truth = unreduced if self._visits.labels is None else self._visits.labels[:seen]
+        before = unreduced == truth
+        return before, before if kept == self._full else self._answers.of(kept)[:seen] == truth
 
-def compare(tokens: int, before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> AccuracyPoint:
-    """Percent right after the reduction and points lost, from right or wrong per image, bool [images] each."""
-    count = len(before)
-    low, high = wilson(int(after.sum()), count)
-    drop, drop_low, drop_high = 0.0, 0.0, 0.0
-    if before is not after:
-        lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
-        drop, drop_low, drop_high = paired_difference(lost, gained, count)
-    return AccuracyPoint(
-        tokens, 100 * float(after.mean()), 100 * low, 100 * high, count, 100 * drop, 100 * drop_low, 100 * drop_high
-    )
+    def _seen(self, kept: Kept) -> int:
+        return min(len(self._answers.of(kept)), len(self._answers.of(self._full)))
 
+    def _visit(self, kept: Kept, enough: Callable[[], bool]) -> None:
+        """Go on where the count stopped, batch by batch beside the unreduced model, until it is enough or all."""
+        if self._seen(kept) == self._visits.count or enough():
+            return
+        both = tuple(dict.fromkeys((self._full, kept)))
+        # Which may be built now, and is none of the batches' time.
+        forwards = {each: self._forwards(each) for each in both if len(self._answers.of(each)) < self._visits.count}
+        done = self._seen(kept) // BATCH
+        self._progress.stage(f"{self.measure} {self._title(kept)}, batches", self._visits.batches, done)
+        looks = self._visits.looks()
+        try:
+            for number in range(done, self._visits.batches):
+                batch = self._visits.batch(number)
+                for each in both:
+                    if len(self._answers.of(each)) <= number * BATCH:
+                        self._answers.add(each, self._classes(each, forwards[each], batch))
+                self._progress.advance()
+                if number + 1 in looks and enough():
+                    return
+        finally:
+            self._answers.save()
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share, Wilson (1927)."""
-    interval = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    def _classes(self, kept: Kept, forward: Forward, batch: Batch) -> Classes:
+        logits = forward(batch)
+        if not np.isfinite(logits).all():
+            # Their argmax would be class 0 for the unreduced and the reduced model alike: perfect agreement.
+            raise UserError(f"the logits {self._title(kept)} are not finite; try --precision fp32 (or bf16)")
+        return logits.argmax(axis=1)
 
-
-def paired_difference(lost: int, gained: int, count: int) -> tuple[float, float, float]:
-    """Share lost less share gained over the same images, and its 95 % interval.
-
-    Agresti and Min, "Simple improved confidence intervals for comparing matched proportions" (2005): half an
-    image added to each of the four cells, so that no difference seen does not mean none possible.
-    """
-    total = count + 2
-    difference = (lost - gained) / total
-    variance = ((lost + gained + 1) / total - difference**2) / total
-    half = Z * math.sqrt(variance)
-    return (lost - gained) / count, max(difference - half, -1.0), min(difference + half, 1.0)
+    def _title(self, kept: Kept) -> str:
+        schedule = "" if isinstance(kept, int) else f" (schedule {','.join(map(str, kept))})"
+        return f"at {tokens_left(kept, self._full)} tokens{schedule}"

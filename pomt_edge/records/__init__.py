@@ -11,7 +11,9 @@ from pomt_edge.records.chosen import (
     Plan,
     Probe,
     Result,
+    ScheduleSearch,
     Search,
+    TriedSchedule,
 )
 from pomt_edge.records.compared import (
     ComparedPlans,
@@ -85,6 +87,7 @@ __all__ = [
     "RecordError",
     "Result",
     "SCHEMA",
+    "ScheduleSearch",
     "Segment",
     "ServeCheck",
     "Shift",
@@ -92,6 +95,7 @@ __all__ = [
     "Staircase",
     "Steadiness",
     "Step",
+    "TriedSchedule",
     "named",
     "power_mode_of",
     "tokens_left",

@@ -12,6 +12,17 @@ from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.token_map import Evidence, TokenMap
 
 
+class Attended(NamedTuple):
+    """A block's state behind its attention; how many tokens it will remove is not in it."""
+
+    tokens: Tensor
+    """The residual stream, [B, N, C]."""
+    projected: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Queries, keys, values and raw keys, [B, H, N, d]."""
+    attention: Tensor | None
+    """The attention matrix [B, H, N, N] where it is computed explicitly."""
+
+
 class Place(NamedTuple):
     """Where in a model a block stands."""
 
@@ -21,17 +32,13 @@ class Place(NamedTuple):
     depth: int
 
 
-def attend(
-    family: Family, block: nn.Module, tokens: Tensor, weights: Tensor | None, explicit: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor], Tensor | None]:
+def attend(family: Family, block: nn.Module, tokens: Tensor, weights: Tensor | None, explicit: bool) -> Attended:
     """The attention half of a block.
 
     Args:
+        tokens: [B, N, C]
         weights: how much each key counts, [B, N]; None: all the same.
-
-    Returns:
-        The residual stream after attention [B, N, C]; queries, keys, values and raw keys [B, H, N, d]; the attention
-        matrix [B, H, N, N] if `explicit`, else None, and then the fused kernel computes it.
+        explicit: whether the attention matrix is wanted; else the fused kernel computes what it is for.
     """
     normed = family.normalise(block, tokens)
     projected = queries, keys, values, _ = family.project(block, normed)
@@ -43,7 +50,7 @@ def attend(
         heads = family.drop_attention(block, attention) @ values
     else:
         heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-    return tokens + family.join(block, heads, normed), projected, attention
+    return Attended(tokens + family.join(block, heads, normed), projected, attention)
 
 
 def run_block(family: Family, block: nn.Module, tokens: Tensor, weights: Tensor) -> Tensor:
@@ -57,23 +64,19 @@ def reduce_in_block(
     block: nn.Module,
     method: Method,
     removed: int,
-    tokens: Tensor,
+    attended: Attended,
     sizes: Tensor | None,
-    weights: Tensor | None,
     place: Place,
 ) -> tuple[Tensor, Tensor | None, TokenMap]:
-    """One block that reduces between its attention and its MLP.
+    """The rest of a block that reduces between its attention and its MLP.
 
     Args:
-        tokens: [B, N, C]
         sizes: how many original tokens each stands for, [B, N], or None.
-        weights: the same where attention is proportional to them, else None.
 
     Returns:
         Tokens [B, N - removed, C], sizes [B, N - removed] or None, and the map.
     """
-    tokens, projected, attention = attend(family, block, tokens, weights, method.needs_attention)
-    evidence = Evidence(tokens, *projected, attention, sizes, *place)
+    evidence = Evidence(attended.tokens, *attended.projected, attended.attention, sizes, *place)
     token_map = method.reduce(evidence, removed)
-    tokens, sizes = token_map.apply(tokens, sizes)
+    tokens, sizes = token_map.apply(attended.tokens, sizes)
     return tokens + family.mlp(block, tokens), sizes, token_map

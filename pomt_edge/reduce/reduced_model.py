@@ -14,6 +14,7 @@ from pomt_edge.errors import UserError
 from pomt_edge.models.family import Family, family_of
 from pomt_edge.records import Plan
 from pomt_edge.reduce import blocks, method, schedule, source, token_map
+from pomt_edge.reduce.blocks import Attended
 from pomt_edge.reduce.token_map import TokenMap
 
 
@@ -60,22 +61,57 @@ class ReducedModel(nn.Module):
         tokens, sizes, maps = self._run(x, behind.append)
         return self.family.read(self.model, tokens, sizes), behind, maps
 
+    @property
+    def first_block(self) -> int | None:
+        """The first block that reduces: all before it is the same for every schedule that reduces there first."""
+        return next((index for index, removed in enumerate(self.schedule) if removed), None)
+
+    def entering(self, x: Tensor, block: int) -> Tensor:
+        """Images [B, 3, height, width] to the tokens [B, N, C] that enter a block, at most the first that reduces."""
+        tokens = self.family.embed(self.model, x)
+        if any(self.schedule) and tokens.shape[1] != self.tokens_in:
+            raise UserError(f"the schedule is for {self.tokens_in} tokens, these images make {tokens.shape[1]}")
+        for index in range(block):
+            tokens = self.family.blocks(self.model)[index](tokens)
+        return tokens
+
+    def attended(self, tokens: Tensor, block: int) -> Attended:
+        """What enters the first block that reduces, [B, N, C], to that block's state behind its attention."""
+        explicit = self.method.needs_attention
+        return blocks.attend(self.family, self.family.blocks(self.model)[block], tokens, None, explicit)
+
+    def resume(self, state: Tensor | Attended, block: int) -> Tensor:
+        """The logits [B, classes] from what enters a block, or from `attended` of the first that reduces.
+
+        The logits are those of the whole forward, bit for bit.
+        """
+        tokens, sizes, _ = self._run_from(state, block)
+        return self.family.read(self.model, tokens, sizes)
+
     def _run(
         self, images: Tensor, see: Callable[[Tensor], None] = lambda tokens: None
     ) -> tuple[Tensor, Tensor | None, dict[int, TokenMap]]:
-        tokens = self.family.embed(self.model, images)
-        if any(self.schedule) and tokens.shape[1] != self.tokens_in:
-            raise UserError(f"the schedule is for {self.tokens_in} tokens, these images make {tokens.shape[1]}")
+        return self._run_from(self.entering(images, 0), 0, see)
+
+    def _run_from(
+        self, state: Tensor | Attended, first: int, see: Callable[[Tensor], None] = lambda tokens: None
+    ) -> tuple[Tensor, Tensor | None, dict[int, TokenMap]]:
+        tokens = state.tokens if isinstance(state, Attended) else state
         sizes = token_map.ones(tokens) if self.track_sizes else None
         maps: dict[int, TokenMap] = {}
         depth = len(self.schedule)
-        for index, block in enumerate(self.family.blocks(self.model)):
-            removed = self.schedule[index]
+        for index in range(first, depth):
+            block, removed = self.family.blocks(self.model)[index], self.schedule[index]
             weights = sizes if maps and self.method.proportional_attention else None
             if removed:
+                attended = (
+                    state
+                    if isinstance(state, Attended) and index == first
+                    else blocks.attend(self.family, block, tokens, weights, self.method.needs_attention)
+                )
                 place = blocks.Place(self.prefix, index, depth)
                 tokens, sizes, maps[index] = blocks.reduce_in_block(
-                    self.family, block, self.method, removed, tokens, sizes, weights, place
+                    self.family, block, self.method, removed, attended, sizes, place
                 )
             elif weights is not None:
                 tokens = blocks.run_block(self.family, block, tokens, weights)
@@ -127,6 +163,16 @@ def reduce_model(
         raise UserError(f"the plan is for {plan.tokens_in} tokens, the model has {count}")
     _check_weights(model)
     return ReducedModel(copying.deepcopy(model) if copy else model, family, by, removed)
+
+
+def unreduced(model: nn.Module) -> ReducedModel:
+    """A model as a reduced one that removes nothing; it shares the weights.
+
+    Raises:
+        UserError: the model is of a family that is not supported.
+    """
+    family = family_of(model)
+    return ReducedModel(model, family, method.load("random"), (0,) * len(family.blocks(model)))
 
 
 def _check_same_model(model: nn.Module, plan: Plan) -> None:
