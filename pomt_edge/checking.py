@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from pomt_edge import demo, profiles
-from pomt_edge.choose.standing import Standing, judge
+from pomt_edge.choose.standing import Standing, judge, judge_schedule
 from pomt_edge.errors import UserError
 from pomt_edge.measure.progress import Silent
 from pomt_edge.models import create
@@ -20,7 +20,7 @@ from pomt_edge.models.create import Created
 from pomt_edge.models.family import family_of
 from pomt_edge.places import Wanted, open_place
 from pomt_edge.profiles.profile import bare
-from pomt_edge.records import Kept, LatencyCurve, LatencyPoint, Plan, tokens_left
+from pomt_edge.records import Kept, LatencyCurve, LatencyPoint, Plan
 from pomt_edge.reduce import method, schedule
 from pomt_edge.reduce.method import Method
 from pomt_edge.reduce.reduced_model import reduce_model
@@ -82,9 +82,21 @@ def check(request: CheckRequest) -> Checked:
     place, curve = _curve_of(request, created)
     before = _before(request, curve, place)
     promised = plan.speedup if _is_the_plans(request, place) else None
-    standing = judge(curve, before, plan.tokens_out, request.tolerance_percent, promised)
+    if plan.is_even:
+        standing = judge(curve, before, plan.tokens_out, request.tolerance_percent, promised)
+    else:
+        standing = judge_schedule(_ms_of_schedule(place, plan), curve.baseline, request.tolerance_percent, promised)
     engine = place.curve.engine if isinstance(place, RecordedTarget) else plan.engine
     return Checked(created.name, engine, place.power_mode, standing, tuple(_notes(request, place)))
+
+
+def _ms_of_schedule(place: Checkable, plan: Plan) -> float:
+    if isinstance(place, SimulatedTarget):
+        return place.latency_ms(plan.schedule)
+    raise UserError(
+        f"{place.curve.title} is a recording of one block, and the plan removes differently many tokens in several; "
+        "check it on sim:PROFILE"
+    )
 
 
 def _is_the_plans(request: CheckRequest, place: Checkable) -> bool:
@@ -118,14 +130,15 @@ def _created(request: CheckRequest) -> Created:
 def _curve_of(request: CheckRequest, created: Created) -> tuple[Checkable, LatencyCurve]:
     plan = request.plan
     by = method.load(plan.method)
-    blocks = tuple(block for block, removed in enumerate(plan.schedule) if removed) or (plan.block,)
+    blocks = tuple(block for block, removed in enumerate(plan.schedule) if removed and plan.is_even) or (plan.block,)
     counts = _counts(plan, created.model, by, blocks)
 
     def variant(point: Kept) -> nn.Module:
-        removals = schedule.spread(plan.tokens_in - tokens_left(point, plan.tokens_in), blocks, len(plan.schedule))
-        return reduce_model(created.model, method=plan.method, schedule=removals, copy=False)
+        if isinstance(point, int):
+            point = schedule.spread(plan.tokens_in - point, blocks, len(plan.schedule))
+        return reduce_model(created.model, method=plan.method, schedule=point, copy=False)
 
-    variant(plan.tokens_out)  # says so if the method can't reduce this model
+    variant(plan.schedule)  # says so if the method can't reduce this model
     wanted = Wanted(_request(request), created.name, created.model, by, blocks, variant, counts)
     place = open_place(wanted, Silent())
     assert isinstance(place, (SimulatedTarget, RecordedTarget))  # `_check_device` refuses all others

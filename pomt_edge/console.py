@@ -59,6 +59,7 @@ class LiveProgress:
             self._waiting.start()
 
     def stage(self, title: str, total: int, done: int = 0) -> None:
+        again = title == self._title
         self._title, self._total, self._done, self._resumed = title, total, done, done
         self._began = self._spoke = time.monotonic()
         if self._live:
@@ -68,7 +69,7 @@ class LiveProgress:
             self._bars.start()
             self._bars.add_task(title, total=total, completed=done, detail="")
             self._bars.refresh()
-        else:
+        elif not again:
             self._say(f"{title}: {total} to do" + (f", {done} of them done before" if done else ""))
 
     def advance(self, detail: str = "") -> None:
@@ -102,8 +103,10 @@ def print_summary(result: Result, folder: Path, to_stderr: bool) -> None:
         console.print(f"Searched: {how}", markup=False, highlight=False)
     for callout in words.callouts(result):
         console.print(f"{callout.label}: {callout.text}", markup=False, highlight=False)
-    if plan.verdict == "prune":
+    if plan.verdict == "prune" and not result.searched:
         console.print(f"Why: {plan.because}.", markup=False, highlight=False)
+    if result.schedules:
+        console.print(f"Several blocks: {words.schedule_search(result)}", markup=False, highlight=False)
     report = folder / "report.html"
     console.print(f"{words.verdict(result).sentence} Report: {report}", markup=False, highlight=False)
     if remedies := refused.lines(result):
@@ -161,7 +164,7 @@ def _table(result: Result, title: str) -> Table:
             known = accuracies.get(point.tokens)
             row += [f"{known.percent:.1f}" if known else ""]
             row += [_with_interval(known.drop, known.drop_low, known.drop_high, 1) if known else ""]
-        table.add_row(*row, style="bold" if point.tokens == result.plan.tokens_out else None)
+        table.add_row(*row, style="bold" if _is_chosen(result, point.tokens) else None)
     return table
 
 
@@ -176,7 +179,7 @@ def _decimals(milliseconds: float) -> int:
 
 def _rows(result: Result) -> list[LatencyPoint]:
     """The baseline, the choice, where accuracy was measured, and else an even selection of the efficient set."""
-    wanted = {result.curve.baseline.tokens, result.plan.tokens_out}
+    wanted = {result.curve.baseline.tokens, result.on_curve.tokens_out}
     if len(result.curve.points) <= SHORT:
         return list(result.curve.points)
     if result.accuracy and len(result.accuracy.points) <= SHORT:
@@ -190,4 +193,8 @@ def _rows(result: Result) -> list[LatencyPoint]:
 def _remark(result: Result, tokens: int) -> str:
     if tokens == result.curve.baseline.tokens:
         return "(all)"
-    return "chosen" if tokens == result.plan.tokens_out else ""
+    return "chosen" if _is_chosen(result, tokens) else ""
+
+
+def _is_chosen(result: Result, tokens: int) -> bool:
+    return tokens == result.plan.tokens_out and not result.searched

@@ -92,13 +92,13 @@ def decide_adaptively(
         stopped = str(over)
         _check_begun(sweep, stopped)
         chosen = adaptive.best_known(sweep.grid.tokens, limits, bench.points(), bench.judged())
-    deadline.lift()
     _check_measured(sweep)
     curve = _curve(sweep, detrend)
     fitted = staircase.fit(curve)
     known = bench.judged()
     candidates = _candidates(curve, fitted, chosen, limits, known)
-    decision = planning.decide(curve, candidates, limits, bench.judge if accuracy else None, known.values())
+    with deadline.lifted():
+        decision = planning.decide(curve, candidates, limits, bench.judge if accuracy else None, known.values())
     found = Search(ADAPTIVE, len(sweep.grid.tokens) - 1, *bench.probes(), stopped, tuple(bench.left_open()))
     return Decided(curve, fitted, planning.settled(curve, decision, limits), found)
 

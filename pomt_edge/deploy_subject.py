@@ -69,6 +69,10 @@ class Subject:
             raise UserError(
                 "--counts are for a plan that removes tokens, and this one removes none; leave --counts out"
             )
+        if counts and not self.plan.is_even:
+            raise UserError(
+                "--counts go evenly over the plan's blocks, and this plan's schedule does not; leave --counts out"
+            )
         for tokens in counts:
             if tokens != self.plan.tokens_in:
                 if not 0 < tokens < self.plan.tokens_in:

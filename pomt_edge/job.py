@@ -97,12 +97,12 @@ class Job:
             "compile",
             "provider",
             "method",
-            "block",
             "probe",
             "seed",
             "unlabelled",
         )
         facts |= {name: getattr(request, name) for name in (*same, "interval_percent", "point_seconds")}
+        facts["block"] = request.swept_block
         facts["data"] = str(request.data.resolve()) if request.data else None
         facts["images"] = self.images.fingerprint if self.images else None
         return facts
@@ -131,7 +131,7 @@ def prepare(request: Request, progress: Progress) -> Job:
     setting = dataclasses.replace(setting, image_px=created.preprocessing.image_px)
     depth = len(family_of(created.model).blocks(created.model))
     request = as_recorded(request, created.name)
-    blocks = schedule.blocks_of(request.block, depth)
+    blocks = schedule.blocks_of(request.swept_block, depth)
     by = method.load(request.method)
     tokens = obtainable(request, created.name, _grid(request, created.model, by, blocks), progress)
     preprocessing = preprocessing_of(request, created)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from pomt_edge import remedies
+from pomt_edge import remedies, schedules
 from pomt_edge.choose import plan as planning
 from pomt_edge.choose.search import AccuracyAt
-from pomt_edge.decision import decide, decide_adaptively
+from pomt_edge.decision import Decided, decide, decide_adaptively
 from pomt_edge.errors import Interrupted
 from pomt_edge.job import Job, classes_of, prepare
 from pomt_edge.machine.system import System
@@ -24,12 +24,12 @@ from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.sweep import Begin, Grid, Sweep
 from pomt_edge.measure.timing import StopRule
-from pomt_edge.records import MEASURED, Cost, Environment, Kept, Plan, Remedy, Result, named
+from pomt_edge.records import MEASURED, Cost, Environment, Kept, Plan, Remedy, Result, ScheduleSearch, named
 from pomt_edge.reduce import schedule
 from pomt_edge.reduce.cost import cost_of
 from pomt_edge.report import files
 from pomt_edge.request import Request
-from pomt_edge.searching import Deadline
+from pomt_edge.searching import Deadline, OutOfTimeError
 from pomt_edge.starting import start
 
 
@@ -81,12 +81,36 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         found = decide_adaptively(sweep, request.limits, request.detrend, accuracy, deadline)
     else:
         found = decide(sweep, request.limits, request.detrend, accuracy)
-    curve, decision = found.curve, found.decision
-    environment = _environment(journal)
+    plan = _plan(job, found, accuracy, journal)
+    searched = None
+    if accuracy and request.searches_blocks:
+        plan, searched = _over_blocks(job, schedules.Measuring(sweep, accuracy, journal, deadline), found, plan)
+    helpful: tuple[Remedy, ...] = ()
+    refusal = found.decision.refusal if plan.verdict != "prune" else None
+    if refusal and not found.search.stopped:
+        helpful = remedies.find(remedies.Asked(job, refusal, found.curve, accuracy), journal, progress, begin)
+    result = Result(
+        plan,
+        found.curve,
+        found.staircase,
+        accuracy.curve() if accuracy else None,
+        _environment(journal),
+        _costs(job, plan),
+        search=found.search,
+        refusal=refusal,
+        remedies=helpful,
+        schedules=searched,
+    )
+    return dataclasses.replace(result, notes=tuple(_notes(job, result, sweep.failed)))
+
+
+def _plan(job: Job, found: Decided, accuracy: Accuracy | None, journal: Journal) -> Plan:
+    """What was decided, with its figures."""
+    request, removed = job.request, job.tokens[0] - found.decision.tokens
     subject = planning.Subject(
         model=job.created.name,
         method=request.method,
-        schedule=schedule.spread(job.tokens[0] - decision.tokens, job.blocks, job.depth),
+        schedule=schedule.spread(removed, job.blocks, job.depth),
         block=job.blocks[0],
         batch_size=request.batch_size,
         image_px=job.setting.image_px,
@@ -95,23 +119,22 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         device=job.setting.device,
         num_classes=classes_of(job.created.model),
         origin=job.target.origin,
-        power_mode=environment.power_mode,
+        power_mode=_environment(journal).power_mode,
     )
-    plan = planning.make_plan(
-        subject,
-        curve,
-        decision,
-        request.limits,
-        accuracy.measure if accuracy else None,
-        _recalled(accuracy) if accuracy and found.search.stopped else accuracy.at if accuracy else None,
-    )
-    helpful: tuple[Remedy, ...] = ()
-    if decision.refusal and not found.search.stopped:
-        helpful = remedies.find(remedies.Asked(job, decision.refusal, curve, accuracy), journal, progress, begin)
-    measured = accuracy.curve() if accuracy else None
-    result = Result(plan, curve, found.staircase, measured, environment, _costs(job, plan), search=found.search)
-    result = dataclasses.replace(result, refusal=decision.refusal, remedies=helpful)
-    return dataclasses.replace(result, notes=tuple(_notes(job, result, sweep.failed)))
+    if accuracy is None:
+        return planning.make_plan(subject, found.curve, found.decision, request.limits, None, None)
+    known = _recalled(accuracy) if found.search.stopped else accuracy.at
+    return planning.make_plan(subject, found.curve, found.decision, request.limits, accuracy.measure, known)
+
+
+def _over_blocks(job: Job, measuring: schedules.Measuring, found: Decided, plan: Plan) -> tuple[Plan, ScheduleSearch]:
+    """The plan of a schedule, if that is better; what becomes of the search if the time is over."""
+    if found.search.stopped:
+        return plan, ScheduleSearch(plan, f"{found.search.stopped}: no schedule of several blocks was looked for")
+    try:
+        return schedules.search(job, measuring, found.staircase, plan)
+    except OutOfTimeError as over:
+        return plan, ScheduleSearch(plan, f"{over}: the plan of one block stands")
 
 
 def _recalled(accuracy: Accuracy) -> AccuracyAt:
@@ -127,10 +150,12 @@ def _costs(job: Job, plan: Plan) -> tuple[Cost, ...]:
     model = job.variant(plan.tokens_in)
     weights = next(model.parameters())
     image = torch.zeros(1, 3, plan.image_px, plan.image_px, device=weights.device, dtype=weights.dtype)
-    schedules = {plan.tokens_in: (0,) * job.depth, plan.tokens_out: plan.schedule}
+    variants: dict[Kept, tuple[int, ...]] = {plan.tokens_in: (0,) * job.depth}
+    if plan.removed:
+        variants[plan.schedule] = plan.schedule
     return tuple(
-        cost_of(job.variant(tokens), image, schedule.tokens_per_block(removals, plan.tokens_in))
-        for tokens, removals in schedules.items()
+        cost_of(job.variant(point), image, schedule.tokens_per_block(removals, plan.tokens_in))
+        for point, removals in variants.items()
     )
 
 

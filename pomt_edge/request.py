@@ -26,6 +26,9 @@ ALL = "all"
 """Every method, or every engine, compared."""
 VARIANTS = ("pomt:score=cls",)
 """Ways of a method that are worth a place of their own where all are compared."""
+AUTO_BLOCKS = "auto"
+"""A schedule of several blocks, searched."""
+DEFAULT_BLOCK = "3"
 ELSEWHERE = ("sim", "recorded", "ssh")
 """How the names of devices begin that are not this machine."""
 OF_A_RECORDING = ("engine", "probe", "method", "block")
@@ -77,8 +80,8 @@ class Request:
     threads: int | None = None
     method: str = "pomt"
     """As typed: one, several with commas between them, or all."""
-    block: str = "3"
-    """As typed: one block, some, or all."""
+    block: str = DEFAULT_BLOCK
+    """As typed: one block, some, all, or auto."""
     probe: str = "block"
     grid_start: int | None = None
     grid_stop: int | None = None
@@ -154,6 +157,16 @@ class Request:
         return dataclasses.replace(self, method=method, engine=engine, **own)
 
     @property
+    def searches_blocks(self) -> bool:
+        """Whether a schedule of several blocks is searched."""
+        return self.block == AUTO_BLOCKS
+
+    @property
+    def swept_block(self) -> str:
+        """Where the counts of the sweep are removed: the search of a schedule begins with the default's."""
+        return DEFAULT_BLOCK if self.searches_blocks else self.block
+
+    @property
     def has_data(self) -> bool:
         return self.data is not None or self.model == demo.NAME
 
@@ -221,6 +234,8 @@ class Request:
             raise UserError("--max-drop, --budget-ms and --alpha exclude each other: each is a way to choose; give one")
         self._check_search()
         self._check_clocks()
+        if self.searches_blocks:
+            self._check_auto_blocks()
         own = {"--normalize": self.mean_and_std, "--crop-pct": self.crop_pct, "--interpolation": self.interpolation}
         given = [option for option, value in own.items() if value is not None]
         if given and self.model == demo.NAME and self.data is None:
@@ -234,9 +249,25 @@ class Request:
             )
         if kind == "recorded":
             raise UserError(f"--method {self.method} needs a curve of each, and a recording has one; give one --method")
+        if self.searches_blocks:
+            raise UserError(
+                f"--blocks {AUTO_BLOCKS} is for one method on one engine; name one of each, or give --block 3"
+            )
         for engine in self.engine_names:
             for method in self.method_names:
                 self.contender(method, engine).check()
+
+    def _check_auto_blocks(self) -> None:
+        """What a schedule can't be searched with."""
+        for given, why, instead in (
+            (not self.has_data, "weighs latency against accuracy", "give --data DIR as well, or --block 3"),
+            (self.is_recorded, "has to measure schedules, and a recording has one block", "leave it out"),
+            (self.probe == "input", "removes in blocks, and --probe input before them", "leave one out"),
+            (self.alpha is not None, "needs a limit that holds or not", "give --max-drop or --budget-ms, not --alpha"),
+            (self.detrend, "compares side by side, without --detrend", "leave one out"),
+        ):
+            if given:
+                raise UserError(f"--blocks {AUTO_BLOCKS} {why}; {instead}")
 
     def _check_engine(self) -> None:
         if self.compile and self.engine != "torch":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pomt_edge.measure.progress import Progress
@@ -41,14 +42,17 @@ class Deadline:
     def note(self, text: str) -> None:
         self._progress.note(text)
 
-    def lift(self) -> None:
-        """What comes now is not hurried."""
-        self._until = None
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """What is done in this context is not hurried."""
+        until, self._until = self._until, None
+        yield
+        self._until = until
 
     def check(self) -> None:
         """Raise an OutOfTimeError, once, if the time is over; what comes after is not hurried."""
         if self._until is not None and time.monotonic() > self._until:
-            self.lift()
+            self._until = None
             raise OutOfTimeError(f"the {self._minutes:g} minutes of --max-minutes were over")
 
 

@@ -59,7 +59,7 @@ def compare(
     ends = (a.curve.baseline, b.curve.baseline)
     level = _level(ends, between(*ends, [_unrest(a)], [_unrest(b)]), band, scale)
     gaps = [_gap_at(a, b, tokens, scale) for tokens in shared]
-    chosen = {side.plan.tokens_out for side in (a, b) if side.plan}
+    chosen = {side.chosen for side in (a, b) if side.chosen is not None}
     # The choices were singled out before any comparison, so they stand for themselves; the others are looked through.
     beyond = [
         band.beyond([gap])[0] if tokens in chosen else out
@@ -230,7 +230,7 @@ def _comparison(
         differs=software(a, b),
         unknown_in_a=unknown(a, b),
         unknown_in_b=unknown(b, a),
-        chosen=tuple(side.plan.tokens_out for side in (a, b) if side.plan),
+        chosen=tuple(side.chosen or 0 for side in (a, b) if side.plan),
         notes=(*_origins(a, b), *(_notes(a, b, scale) if level else ())),
         a_origin=a.facts.get(ORIGIN),
         b_origin=b.facts.get(ORIGIN),
@@ -240,13 +240,13 @@ def _comparison(
 def _plans(a: Side, b: Side) -> ComparedPlans | None:
     if a.plan is None or b.plan is None:
         return None
-    ends = (a.plan.tokens_out, b.plan.tokens_out)
+    ends = (a.chosen, b.chosen)
     treads = a.staircase.segments if a.staircase else ()
     agreement = "different"
     if a.plan.verdict == b.plan.verdict and a.plan.schedule == b.plan.schedule:
         agreement = "same"
     elif a.plan.verdict == b.plan.verdict and any(
-        all(tread.fewest_tokens <= end <= tread.most_tokens for end in ends) for tread in treads
+        all(end is not None and tread.fewest_tokens <= end <= tread.most_tokens for end in ends) for tread in treads
     ):
         agreement = "same tread"
     return ComparedPlans(a.plan.verdict, b.plan.verdict, a.plan.removed, b.plan.removed, agreement)

@@ -42,7 +42,7 @@ def _wanted(result: Result) -> Any:
 
 def _of_the_block_probe(name: str) -> Callable[[Result], Any]:
     """The input probe drops tokens before any block and by no method."""
-    return lambda result: getattr(result.plan, name) if result.curve.probe == "block" else None
+    return lambda result: getattr(result.on_curve, name) if result.curve.probe == "block" else None
 
 
 def _threads(result: Result) -> Any:
@@ -113,6 +113,8 @@ class Side:
     """Whether the points have intervals of their own."""
     plan: Plan | None = None
     staircase: Staircase | None = None
+    chosen: int | None = None
+    """The count of the curve that the plan takes; None: there is no plan, or its schedule is none of the curve's."""
     remark: str = ""
     """How a recorded curve was measured, in its own words."""
 
@@ -130,6 +132,7 @@ def of_result(name: str, result: Result) -> Side:
         {**result.environment.versions, **{fact.name: fact.of(result) for fact in MAY_DIFFER}},
         plan=result.plan,
         staircase=result.staircase,
+        chosen=None if result.searched else result.plan.tokens_out,
     )
 
 

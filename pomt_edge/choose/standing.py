@@ -86,6 +86,22 @@ def judge(
     )
 
 
+def judge_schedule(ms: float, baseline: LatencyPoint, tolerance_percent: float, promised: float | None) -> Standing:
+    """The same of a schedule whose blocks remove differently many tokens: it lies on no curve, and has no tread.
+
+    Args:
+        ms: its latency.
+        promised: see `judge`; None: it has to be faster than the unreduced model.
+    """
+    speedup = baseline.median_ms / ms
+    because = f"the schedule takes {ms:.4g} ms, {speedup:.2f}x the speed of all {baseline.tokens}"
+    because += f" (promised: {promised:.2f}x)" if promised is not None else ""
+    holds = speedup >= promised * (1 - tolerance_percent / 100) if promised is not None else speedup > 1
+    if promised is not None and not holds:
+        because += f"; the speedup is {100 * (1 - speedup / promised):.1f} % lower than promised"
+    return Standing(holds, because, None, None, ms, baseline.median_ms, speedup, promised)
+
+
 def _rival(curve: LatencyCurve, before: LatencyCurve | None, tokens: int) -> _Rival | None:
     """The count above it that is as fast and for which most is given away since; None where none is as fast."""
     now, then = _given_away(curve, tokens), _given_away(before, tokens) if before else {}

@@ -27,7 +27,7 @@ def offline_compute(
         "engine": plan.engine,
         "precision": plan.precision,
         "method": plan.method,
-        "block": "all" if all(plan.schedule) else ",".join(blocks),
+        "block": ("all" if all(plan.schedule) else ",".join(blocks)) if plan.is_even else "auto",
         **{name: f"{value:g}" for name, value in plan.limits.items()},
         **(changes or {}),
     }

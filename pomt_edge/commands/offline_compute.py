@@ -113,7 +113,12 @@ def offline_compute(
         ),
     ] = "pomt",
     block: Annotated[
-        str, typer.Option(help="The block that reduces, from 0; or several, 3,6,9, or all: evenly in each.")
+        str,
+        typer.Option(
+            "--block",
+            "--blocks",
+            help="The block that reduces, from 0; or several, 3,6,9, or all: evenly in each; auto: searched.",
+        ),
     ] = "3",
     probe: Annotated[
         str, typer.Option(help="block: the reduced model itself; input: the paper's random tokens at the input.")

@@ -143,7 +143,7 @@ class Sweep:
             left = [one for one in points if one not in self._failed and rule.reason(blocks.get(one, ())) is None]
             if not left:
                 return
-            self._pass(left, f"{title}, pass {1 + min(len(blocks.get(one, ())) for one in left)}, blocks")
+            self._pass(left, f"{title}, blocks")
 
     def again(self, points: Iterable[Kept], title: str) -> None:
         """Measure these points once more, whatever is known of them."""

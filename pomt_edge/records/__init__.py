@@ -14,7 +14,9 @@ from pomt_edge.records.chosen import (
     Refusal,
     Remedy,
     Result,
+    ScheduleSearch,
     Search,
+    TriedSchedule,
 )
 from pomt_edge.records.compared import (
     ComparedPlans,
@@ -91,6 +93,7 @@ __all__ = [
     "Remedy",
     "Result",
     "SCHEMA",
+    "ScheduleSearch",
     "Segment",
     "ServeCheck",
     "Shift",
@@ -98,6 +101,7 @@ __all__ = [
     "Staircase",
     "Steadiness",
     "Step",
+    "TriedSchedule",
     "named",
     "power_mode_of",
     "tokens_left",

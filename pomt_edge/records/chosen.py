@@ -11,6 +11,7 @@ from pomt_edge.records.base import SCHEMA, Record, RecordError
 from pomt_edge.records.measured import (
     MEASURED,
     AccuracyCurve,
+    AccuracyPoint,
     Cost,
     Environment,
     LatencyCurve,
@@ -68,6 +69,12 @@ class Plan(Record):
             raise RecordError(f"Plan.schema is {plan.schema}, this version reads up to {SCHEMA}: update pomt-edge")
         plan._check()
         return plan
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the blocks that reduce share the tokens evenly, as all do that were not searched."""
+        counts = [removed for removed in self.schedule if removed]
+        return not counts or max(counts) - min(counts) <= 1
 
     def _check(self) -> None:
         """Raise a RecordError for figures that contradict each other: a plan may have been edited by hand."""
@@ -177,6 +184,45 @@ class Remedy(Record):
 
 
 @dataclass(frozen=True)
+class TriedSchedule(Record):
+    """A schedule that `--blocks auto` looked at."""
+
+    schedule: tuple[int, ...]
+    foreseen_ms: float
+    """Latency as it was foreseen by the model of one block's."""
+    latency: LatencyPoint | None = None
+    """None: not measured."""
+    speedup: float | None = None
+    """Over the unreduced model, measured side by side."""
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    accuracy: AccuracyPoint | None = None
+    """None: not measured; on as many images as showed whether it is within the limit, or on all."""
+
+
+@dataclass(frozen=True)
+class ScheduleSearch(Record):
+    """How a schedule of several blocks was searched, and what it is held against."""
+
+    single: Plan
+    """The best plan that removes in one block."""
+    because: str
+    """Why a schedule was chosen, or none."""
+    baseline: LatencyPoint | None = None
+    """The unreduced model side by side with the schedules; None: none was measured."""
+    chosen: tuple[int, ...] | None = None
+    """None: `single` stands."""
+    tried: tuple[TriedSchedule, ...] = ()
+    """Slowest first, by what was foreseen."""
+    error_percent: float | None = None
+    """The median of how far off the foreseen latencies of those tried were."""
+    ratio: float | None = None
+    """Latency of `single`, or of the unreduced model where that keeps all, over the chosen schedule's, side by side."""
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
+@dataclass(frozen=True)
 class Result(Record):
     """All that one run of the main job found out."""
 
@@ -195,6 +241,19 @@ class Result(Record):
     """Where the plan says not to prune."""
     remedies: tuple[Remedy, ...] = ()
     """What may help instead."""
+    schedules: ScheduleSearch | None = None
+    """None where no schedule of several blocks was searched."""
+
+    @property
+    def searched(self) -> TriedSchedule | None:
+        """The plan's schedule where one was searched; it is no count of the curve. None: the plan is a count of it."""
+        chosen = self.schedules.chosen if self.schedules else None
+        return next((one for one in self.schedules.tried if one.schedule == chosen), None) if self.schedules else None
+
+    @property
+    def on_curve(self) -> Plan:
+        """The plan that is a count of the curve: the best of one block, where a schedule of several was searched."""
+        return self.schedules.single if self.schedules else self.plan
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Comparison(Record):
     """Fields that matter and that only the other run recorded."""
     unknown_in_b: tuple[str, ...]
     chosen: tuple[int, ...] = ()
-    """The counts that the plans chose, A's first."""
+    """The counts that the plans chose, A's first; 0 stands for a schedule that is no count of the curve."""
     notes: tuple[str, ...] = ()
     a_origin: str | None = None
     """'measured', 'simulated' or 'recorded'; None: not known."""

@@ -116,9 +116,9 @@ def _density(count: int) -> str:
 
 
 def chosen_place(result: Result) -> tuple[int, float] | None:
-    """Count and latency of the choice, as measured, else as predicted; None where nothing was chosen."""
+    """Count and latency of the choice, as measured, else as predicted; None where no count of the curve was chosen."""
     plan = result.plan
-    if plan.verdict not in ("prune", "keep"):
+    if plan.verdict not in ("prune", "keep") or result.searched:
         return None
     measured = [p.median_ms for p in result.curve.points if p.tokens == plan.tokens_out]
     latency_ms = measured[0] if measured else plan.predicted_ms

@@ -6,7 +6,7 @@ import base64
 import hashlib
 
 from pomt_edge.records import Result
-from pomt_edge.report import chart, refused, searched, tables, words
+from pomt_edge.report import chart, refused, schedule_table, searched, tables, words
 from pomt_edge.report.numerals import number
 from pomt_edge.report.templates import templates, text
 
@@ -37,6 +37,8 @@ def render(result: Result) -> str:
         choice=tables.choice(result),
         columns=tables.columns(result),
         rows=tables.data_rows(result, picture),
+        schedules=schedule_table.schedule_rows(result),
+        schedule_search=words.schedule_search(result),
         steps=tables.step_rows(result),
         treads=tables.tread_rows(result),
         efficient=result.staircase.efficient,

@@ -59,6 +59,8 @@ def key_figures(result: Result) -> list[Figure]:
     """Latency, speedup and accuracy, each with its interval."""
     plan, digits = result.plan, decimals_of(result)
     before, after = _latency_at(result, plan.tokens_in), _latency_at(result, plan.tokens_out)
+    if result.schedules and result.searched:
+        before, after = result.schedules.baseline, result.searched.latency
     return [
         Figure("Baseline latency", f"{number(plan.baseline_ms, digits)} ms", _latency_interval(before, digits)),
         Figure("Predicted latency", f"{number(plan.predicted_ms, digits)} ms", _latency_interval(after, digits)),
@@ -95,12 +97,13 @@ def _quality_figures(result: Result) -> list[Figure]:
     if result.accuracy is None or measure is None:
         return [Figure("Accuracy", "not measured")]
     by_tokens = {point.tokens: point for point in result.accuracy.points}
+    after = result.searched.accuracy if result.searched else by_tokens.get(plan.tokens_out)
     drop = Figure("Drop", "not measured")
     if finite(plan.drop):
         drop = Figure("Drop", f"{number(plan.drop, 2)} points", interval(plan.drop_low, plan.drop_high, 2))
     return [
         _percent(f"Baseline {measure}", plan.baseline_percent, by_tokens.get(plan.tokens_in)),
-        _percent(f"Predicted {measure}", plan.predicted_percent, by_tokens.get(plan.tokens_out)),
+        _percent(f"Predicted {measure}", plan.predicted_percent, after),
         drop,
     ]
 
@@ -197,7 +200,8 @@ def data_rows(result: Result, chart: Chart | None) -> list[Row]:
 
 
 def _role(tokens: int, result: Result) -> str:
-    chosen = tokens == result.plan.tokens_out and result.plan.verdict in ("prune", "keep")
+    plan = result.plan
+    chosen = tokens == plan.tokens_out and plan.verdict in ("prune", "keep") and not result.searched
     baseline = bool(result.curve.points) and tokens == result.curve.baseline.tokens
     return join(["chosen"] * chosen + ["baseline"] * baseline)
 

@@ -65,10 +65,29 @@ def verdict_of(plan: Plan, measure: str | None) -> Verdict:
 
 
 def where(plan: Plan) -> str:
-    if all(plan.schedule):
+    if all(plan.schedule) and plan.is_even:
         return "in every block"
-    blocks = [str(block) for block, removed in enumerate(plan.schedule) if removed]
+    reducing = [(str(block), removed) for block, removed in enumerate(plan.schedule) if removed]
+    blocks = [block if plan.is_even else f"{block} ({removed})" for block, removed in reducing]
     return f"in blocks {join(blocks)}" if len(blocks) > 1 else f"in block {plan.block}"
+
+
+def schedule_search(result: Result) -> str:
+    """What the search of a schedule came to, against the best plan of one block; nothing where none was searched."""
+    search = result.schedules
+    if search is None:
+        return ""
+    sentences = [_stopped(search.because[:1].upper() + search.because[1:])]
+    if search.chosen is not None:
+        plan, single = result.plan, search.single
+        alone = f"{_speed(single)} {where(single)} alone" if single.verdict == "prune" else "no plan of one block"
+        sentences.append(f"{_speed(plan)} against {alone}.")
+    if search.error_percent is not None:
+        tried = sum(one.latency is not None for one in search.tried)
+        sentences.append(
+            f"The latencies foreseen were {number(search.error_percent, 1)} % off in the median of {tried} measured."
+        )
+    return " ".join(sentences)
 
 
 def _stopped(text: str) -> str:
