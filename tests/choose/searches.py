@@ -30,7 +30,7 @@ from pomt_edge.choose import adaptive
 from pomt_edge.choose.efficient import efficient
 from pomt_edge.choose.plan import Limits
 from pomt_edge.choose.search import fastest_within_drop
-from pomt_edge.measure.accuracy import compare
+from pomt_edge.measure.paired import compare
 from pomt_edge.measure.timing import StopRule, median_interval
 from pomt_edge.records import AccuracyPoint, LatencyPoint
 from pomt_edge.simulator import Simulator
