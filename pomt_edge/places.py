@@ -21,7 +21,7 @@ from pomt_edge.export.precision import float32_names
 from pomt_edge.measure.progress import Progress
 from pomt_edge.models.family import family_of
 from pomt_edge.profiles.profile import Profile
-from pomt_edge.records import Kept, named
+from pomt_edge.records import Kept
 from pomt_edge.reduce.method import Method
 from pomt_edge.request import OF_A_RECORDING, Request
 from pomt_edge.simulator import asked, noise
@@ -195,7 +195,8 @@ class _Exports:
         )
         for earlier in self._folder.iterdir():
             earlier.unlink()
-        path = self._folder / f"{named(tokens).replace(' ', '_')}.onnx"
+        name = f"tokens_{tokens}" if isinstance(tokens, int) else f"schedule_{'_'.join(map(str, tokens))}"
+        path = self._folder / f"{name}.onnx"
         # In a file of their own the weights are the same for all counts, and go over the wire once.
         files.write(made, path, limit_bytes=0)
         return path

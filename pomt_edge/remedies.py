@@ -280,6 +280,6 @@ def _fitting(counts: Sequence[int], max_drop: float, accuracy: Accuracy) -> int 
             break
         middle = left[len(left) // 2]
         left = [tokens for tokens in left if tokens > middle]
-        if accuracy.at(middle).drop_high <= max_drop:
+        if accuracy.within(middle, max_drop).drop_high <= max_drop:
             fitting.append(middle)
     return min(fitting, default=None)

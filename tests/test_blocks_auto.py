@@ -123,7 +123,7 @@ def test_what_the_budget_allows_is_no_less_accurate_than_one_block(searched: Pat
         (["--model", "deit_tiny"], "weighs latency against accuracy; give --data DIR as well, or --block 3"),
         (["--device", "recorded:h200"], "a recording has one block"),
         (["--probe", "input"], "leave one out"),
-        (["--method", "all"], "give that method"),
+        (["--method", "all"], "is for one method on one engine"),
         (["--alpha", "0.5"], "give --max-drop or --budget-ms, not --alpha"),
         (["--detrend"], "leave one out"),
     ],

@@ -141,7 +141,7 @@ def steps(folder: Path) -> list[int]:
 
 def test_a_power_mode_with_fewer_processors_moves_the_steps(tmp_path: Path) -> None:
     for mode in ("MAXN", "15W"):
-        words = ["--device", "sim:jetson_agx_orin_64g", "--power-mode", mode, "--noise", "none"]
+        words = ["--device", "sim:jetson_agx_orin_64g", "--power-mode", mode, "--noise", "none", "--search", "full"]
         assert compute(*DEIT, *words, "--out", tmp_path / mode) == 0
         assert result_in(tmp_path / mode).environment.details["power_mode"] == mode
     assert steps(tmp_path / "MAXN") != steps(tmp_path / "15W") and steps(tmp_path / "15W")
@@ -237,7 +237,7 @@ def test_what_is_not_there_is_one_line(
 
 
 def test_a_recording_replays_a_real_staircase(tmp_path: Path) -> None:
-    assert compute(*DEIT, "--device", "recorded:h200", "--out", tmp_path) == 0
+    assert compute(*DEIT, "--device", "recorded:h200", "--search", "full", "--out", tmp_path) == 0
     assert {192, 160, 128, 64} <= set(steps(tmp_path))
     result = result_in(tmp_path)
     assert result.plan.origin == result.environment.origin == "recorded"

@@ -12,6 +12,7 @@ from pomt_edge import cli, remedies
 from pomt_edge.choose.refusal import none_faster
 from pomt_edge.job import Job, prepare
 from pomt_edge.measure.accuracy import Accuracy
+from pomt_edge.measure.forwards import by_sessions
 from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.progress import Silent
 from pomt_edge.records import Remedy, Result
@@ -91,7 +92,8 @@ def found_here(job: Job, folder: Path, ms: float, begun: list[str]) -> tuple[Rem
     """What is found after a sweep that had these latencies, both the same: as flat as a curve can be."""
     curve = curve_of({197: ms, 107: ms})
     with Journal(folder, {}) as journal:
-        accuracy = Accuracy(job.images, job.preprocessing, job.sessions, 197, journal, Silent()) if job.images else None
+        assert job.images is not None
+        accuracy = Accuracy(job.images, job.preprocessing, by_sessions(job.sessions), 197, journal, Silent())
         asked = remedies.Asked(job, none_faster(curve), curve, accuracy)
         return remedies.find(asked, journal, Silent(), lambda: begun.append("begun"))
 

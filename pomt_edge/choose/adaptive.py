@@ -26,6 +26,8 @@ WINDOW = 8
 TILES = (32, 16, 8)
 SURE = 0.0025
 """Half an interval, relative, below which no difference matters any more."""
+WORTH = 0.01
+"""A gain, relative, that is looked for before more tokens that cost nothing are."""
 PASSES = 12
 LOSS_POWER = 2.5
 """The loss grows about with this power of the tokens removed, by which the next guess is made, not the answer."""
@@ -201,22 +203,29 @@ class _Explorer:
         return chosen
 
     def _worth_a_look(self, chosen: int, open_to: Sequence[int]) -> list[int]:
-        """Counts that may be better, between two that are known: more tokens for nothing, or the end of a slope.
+        """Counts that may be better, between two that are known: a slope's end, or more tokens for nothing.
 
         Where latency falls along a tread and rises behind it, the fastest count is the tread's last.
         """
-        if above := self._between(chosen, open_to):
+        gain, ending = self._slopes_end(chosen, open_to)
+        above = self._between(chosen, open_to)
+        if above and gain < WORTH:
             return above
+        return ending if gain > 2 * SURE else []
+
+    def _slopes_end(self, chosen: int, open_to: Sequence[int]) -> tuple[float, list[int]]:
+        """The largest gain over the choice that a slope's end may have, relative, and the counts among which it is."""
         points = self._bench.points()
         slope = staircase.fit(LatencyCurve(tuple(points.values()))).slope_ms_per_token
-        least, found = points[chosen].median_ms * (1 - 2 * SURE), []
+        best, found = 0.0, list[int]()
         known = [tokens for tokens in (self._full, *open_to) if tokens in points]
         for more, fewer in itertools.pairwise(known):
             between = [tokens for tokens in open_to if fewer < tokens < more and tokens not in self._timed]
             at_best_ms = points[more].median_ms - slope * len(between)
-            if between and points[fewer].low_ms > at_best_ms and at_best_ms < least:
-                least, found = at_best_ms, between
-        return found
+            gain = 1 - at_best_ms / points[chosen].median_ms
+            if between and points[fewer].low_ms > at_best_ms and gain > best:
+                best, found = gain, between
+        return best, found
 
     def _ragged(self, counts: Sequence[int]) -> bool:
         """Whether fewer tokens are surely slower somewhere among these neighbours."""

@@ -78,7 +78,8 @@ def outcome(event: str, seed: int, folder: Path) -> tuple[int, bool, list[str]]:
     rule = StopRule(point_seconds=0.3)
     with Journal(folder, {}) as journal:
         sweep = Sweep(Grid(TOKENS, seed=seed, rule=rule, cooling=Cooling(pause_s=0)), target, journal, Silent())
-        curve, _, decision = decide(sweep, Limits(keep=KEEP))
+        found = decide(sweep, Limits(keep=KEEP))
+        curve, decision = found.curve, found.decision
     return decision.tokens, noticed(curve.steadiness), [found.text for found in unrest.events(curve)]
 
 
