@@ -100,7 +100,7 @@ def _alone(request: Request, by: str, engine: str, device: str, folder: Path) ->
         device=device,
         grid_stride=request.stride,
         # Accuracy everywhere, or the curves could not be laid over each other.
-        accuracy_grid=request.accuracy_grid or ("full" if request.has_data else None),
+        accuracy_grid=request.accuracy_grid or ("full" if request.has_data and not request.is_searched else None),
         search=request.search or "full",
         grid_as_far_as_possible=True,
         out=folder / methods.folder_name(engine, by),

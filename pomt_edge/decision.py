@@ -85,9 +85,8 @@ def decide_adaptively(
     bench = Measuring(sweep, accuracy, limits.max_drop, detrend)
     stopped = None
     try:
-        chosen = _searched(sweep, limits, bench)
-        if accuracy and chosen is not None:
-            accuracy.at(chosen)  # what is promised is promised of all images
+        with deadline.running():
+            chosen = _searched(sweep, limits, bench, accuracy)
     except OutOfTimeError as over:
         stopped = str(over)
         _check_begun(sweep, stopped)
@@ -97,19 +96,23 @@ def decide_adaptively(
     fitted = staircase.fit(curve)
     known = bench.judged()
     candidates = _candidates(curve, fitted, chosen, limits, known)
-    with deadline.lifted():
-        decision = planning.decide(curve, candidates, limits, bench.judge if accuracy else None, known.values())
+    decision = planning.decide(curve, candidates, limits, bench.judge if accuracy else None, known.values())
     found = Search(ADAPTIVE, len(sweep.grid.tokens) - 1, *bench.probes(), stopped, tuple(bench.left_open()))
     return Decided(curve, fitted, planning.settled(curve, decision, limits), found)
 
 
-def _searched(sweep: Sweep, limits: planning.Limits, bench: Measuring) -> int | None:
+def _searched(sweep: Sweep, limits: planning.Limits, bench: Measuring, accuracy: Accuracy | None) -> int | None:
+    """The choice, its accuracy measured on all images and its latency again, until both leave it the choice."""
     confirmed: set[int] = set()
     while True:
         chosen = adaptive.explore(sweep.grid.tokens, limits, bench)
-        if chosen in (None, sweep.grid.tokens[0], *confirmed) or len(confirmed) == CONFIRMED_CHOICES:
+        if chosen is None or chosen == sweep.grid.tokens[0]:
             return chosen
-        assert chosen is not None
+        # What is promised is promised of all images.
+        if accuracy and limits.max_drop is not None and accuracy.at(chosen).drop_high > limits.max_drop:
+            continue
+        if chosen in confirmed or len(confirmed) == CONFIRMED_CHOICES:
+            return chosen
         confirmed.add(chosen)
         sweep.confirm(chosen)
 

@@ -84,7 +84,8 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
     plan = _plan(job, found, accuracy, journal)
     searched = None
     if accuracy and request.searches_blocks:
-        plan, searched = _over_blocks(job, schedules.Measuring(sweep, accuracy, journal, deadline), found, plan)
+        measuring = schedules.Measuring(sweep, accuracy, journal, deadline)
+        plan, searched = _over_blocks(job, measuring, found, plan, deadline)
     helpful: tuple[Remedy, ...] = ()
     refusal = found.decision.refusal if plan.verdict != "prune" else None
     if refusal and not found.search.stopped:
@@ -127,12 +128,15 @@ def _plan(job: Job, found: Decided, accuracy: Accuracy | None, journal: Journal)
     return planning.make_plan(subject, found.curve, found.decision, request.limits, accuracy.measure, known)
 
 
-def _over_blocks(job: Job, measuring: schedules.Measuring, found: Decided, plan: Plan) -> tuple[Plan, ScheduleSearch]:
+def _over_blocks(
+    job: Job, measuring: schedules.Measuring, found: Decided, plan: Plan, deadline: Deadline
+) -> tuple[Plan, ScheduleSearch]:
     """The plan of a schedule, if that is better; what becomes of the search if the time is over."""
     if found.search.stopped:
         return plan, ScheduleSearch(plan, f"{found.search.stopped}: no schedule of several blocks was looked for")
     try:
-        return schedules.search(job, measuring, found.staircase, plan)
+        with deadline.running():
+            return schedules.search(job, measuring, found.staircase, plan)
     except OutOfTimeError as over:
         return plan, ScheduleSearch(plan, f"{over}: the plan of one block stands")
 

@@ -183,18 +183,18 @@ class Request:
     @property
     def stride(self) -> int:
         """Tokens between the grid's points; a comparison is coarse unless asked otherwise."""
-        return self.grid_stride or (COARSE_STRIDE if self.is_contest else 1)
+        return self.grid_stride or (COARSE_STRIDE if self.is_contest and not self.is_searched else 1)
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a search was asked for by name."""
+        return self.search == "adaptive"
 
     def searches(self, counts: Sequence[int]) -> bool:
         """Whether the counts are searched, instead of all being measured; where they are few, all are fewer."""
         if self.search is not None:
-            return self.search == "adaptive"
-        return not self._is_whole and (len(counts) > adaptive.LATENCY_POINTS or self.max_minutes is not None)
-
-    @property
-    def _is_whole(self) -> bool:
-        """Whether what is asked for needs the whole grid."""
-        return self.accuracy_grid == "full" or self.is_contest
+            return self.is_searched
+        return self.accuracy_grid != "full" and (len(counts) > adaptive.LATENCY_POINTS or self.max_minutes is not None)
 
     @property
     def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -249,6 +249,11 @@ class Request:
             )
         if kind == "recorded":
             raise UserError(f"--method {self.method} needs a curve of each, and a recording has one; give one --method")
+        if self.max_minutes is not None and not self.is_searched:
+            raise UserError(
+                "--max-minutes bounds a search, and a comparison measures whole coarse grids; leave it out, or give "
+                "--search adaptive as well"
+            )
         if self.searches_blocks:
             raise UserError(
                 f"--blocks {AUTO_BLOCKS} is for one method on one engine; name one of each, or give --block 3"
@@ -280,12 +285,15 @@ class Request:
             raise UserError("--precision int8 is calibrated on images: give --data DIR as well")
 
     def _check_search(self) -> None:
-        if self.search == "adaptive" and self.accuracy_grid == "full":
+        if self.is_searched and self.accuracy_grid == "full":
             raise UserError(
                 "--accuracy-grid full measures everywhere; give --search full, or leave --accuracy-grid out"
             )
         if self.max_minutes is not None and (self.search == "full" or self.accuracy_grid == "full"):
-            raise UserError("--max-minutes bounds an adaptive search; leave it out, or give --search adaptive")
+            raise UserError(
+                "--max-minutes bounds an adaptive search; leave it out, or --search full and --accuracy-grid full, "
+                "which measure a whole grid"
+            )
 
     def _check_clocks(self) -> None:
         if not self.sysroot.is_dir():

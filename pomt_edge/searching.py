@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -16,17 +17,36 @@ if TYPE_CHECKING:
     from pomt_edge.measure.accuracy import Accuracy
 
 
+EARLIER = "asked for before, with other limits or other knowledge"
+
+
 class OutOfTimeError(Exception):
     """The time that a search was given is over; what was measured until then is kept."""
 
 
 class Deadline:
-    """A progress that ends what it is told of when the time is over: between two measurements, like an interrupt."""
+    """A progress that ends, when the time is over, what runs in its context: between two measurements.
+
+    What comes after is not hurried.
+    """
 
     def __init__(self, progress: Progress, minutes: float | None) -> None:
         self._progress = progress
         self._minutes = minutes
-        self._until = time.monotonic() + 60 * minutes if minutes is not None else None
+        self._until = time.monotonic() + 60 * minutes if minutes is not None else math.inf
+        self._running = False
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """
+        Raises:
+            OutOfTimeError: from whatever measures in the context.
+        """
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
 
     def busy(self, text: str) -> None:
         self._progress.busy(text)
@@ -42,17 +62,9 @@ class Deadline:
     def note(self, text: str) -> None:
         self._progress.note(text)
 
-    @contextlib.contextmanager
-    def lifted(self) -> Iterator[None]:
-        """What is done in this context is not hurried."""
-        until, self._until = self._until, None
-        yield
-        self._until = until
-
     def check(self) -> None:
-        """Raise an OutOfTimeError, once, if the time is over; what comes after is not hurried."""
-        if self._until is not None and time.monotonic() > self._until:
-            self._until = None
+        """Raise an OutOfTimeError if the time of the context is over."""
+        if self._running and time.monotonic() > self._until:
             raise OutOfTimeError(f"the {self._minutes:g} minutes of --max-minutes were over")
 
 
@@ -80,12 +92,12 @@ class Measuring:
         return {point.tokens: point for point in (detrended(curve) if self._detrend else curve).points}
 
     def accuracy(self, tokens: int, why: str) -> AccuracyPoint:
-        self._judged.setdefault(tokens, why)
-        return self.judge(tokens)
+        return self.judge(tokens, why)
 
-    def judge(self, tokens: int) -> AccuracyPoint:
+    def judge(self, tokens: int, why: str = "beside the choice") -> AccuracyPoint:
         """On as many images as the limit on the loss needs; where there is none, on all."""
         assert self._accuracy is not None  # a limit that needs it is refused without images
+        self._judged.setdefault(tokens, why)
         return self._accuracy.at(tokens) if self._max_drop is None else self._accuracy.within(tokens, self._max_drop)
 
     def judged(self) -> dict[int, AccuracyPoint]:
@@ -93,8 +105,10 @@ class Measuring:
         return {point.tokens: point for point in self._accuracy.known()} if self._accuracy else {}
 
     def probes(self) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
-        """What was asked for of latency and of accuracy, in this order."""
-        return tuple(map(_probe, self._timed.items())), tuple(map(_probe, self._judged.items()))
+        """What is known of latency and of accuracy, and why it was asked for; of an earlier search only that it was."""
+        timed = self._timed | {tokens: EARLIER for tokens in self.points() if tokens not in self._timed}
+        judged = self._judged | {tokens: EARLIER for tokens in self.judged() if tokens not in self._judged}
+        return tuple(map(_probe, timed.items())), tuple(map(_probe, judged.items()))
 
     def left_open(self) -> list[str]:
         """What the search does not know, a sentence each."""
