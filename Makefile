@@ -27,7 +27,6 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/offline_compute --model demo --bs 4 --images 2000 --max-drop 5 \
-	  --grid-start 196 --grid-stride 2 --point-seconds 0.3 \
 	  --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: lint
