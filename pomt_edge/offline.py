@@ -134,7 +134,7 @@ def _over_blocks(job: Job, measuring: schedules.Measuring, found: Decided, plan:
     try:
         return schedules.search(job, measuring, found.staircase, plan)
     except OutOfTimeError as over:
-        return plan, ScheduleSearch(plan, f"{over}: the plan of one block stands")
+        return plan, ScheduleSearch(plan, f"{over}: the plan of block {plan.block} alone stands")
 
 
 def _recalled(accuracy: Accuracy) -> AccuracyAt:
