@@ -138,7 +138,7 @@ def _over_blocks(
         with deadline.running():
             return schedules.search(job, measuring, found.staircase, plan)
     except OutOfTimeError as over:
-        return plan, ScheduleSearch(plan, f"{over}: the plan of one block stands")
+        return plan, ScheduleSearch(plan, f"{over}: the plan of block {plan.block} alone stands")
 
 
 def _recalled(accuracy: Accuracy) -> AccuracyAt:

@@ -1,7 +1,7 @@
-"""`--blocks auto`: a schedule of several blocks that is better than the best plan of one block, within the same limits.
+"""`--blocks auto`: a schedule of several blocks that is better than the best plan of block 3 alone, within the limits.
 
 What is foreseen of schedules (`schedule_costs`) only says which to look at. Which of them are within the limits, and
-whether the best of those is surely better than the plan of one block, is measured.
+whether the best of those is surely better than the plan of that block, is measured.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pomt_edge.records import AccuracyPoint, Kept, LatencyPoint, Plan, ScheduleS
 from pomt_edge.schedule_costs import Foresight
 
 FINALISTS = 3
-"""Of those within the limits: so many are held against the plan of one block."""
+"""Of those within the limits: so many are held against the plan of block 3 alone."""
 FURTHER = 2
 """Places beyond the last that fits which are asked as well: accuracy is only nearly monotone."""
 ROUNDS = 10, 30
-"""Blocks of each finalist, interleaved with the plan of one block and the unreduced model: at least, and at most where
+"""Blocks of each finalist, interleaved with that plan and the unreduced model: at least, and at most where
 none is surely faster yet."""
 
 
@@ -46,7 +46,7 @@ class Measuring:
 
 
 def search(job: Job, measuring: Measuring, staircase: Staircase, single: Plan) -> tuple[Plan, ScheduleSearch]:
-    """The plan of a schedule if one is surely better than `single`, the best plan of one block; else that plan."""
+    """The plan of a schedule if one is surely better than `single`, the best of block 3 alone; else that plan."""
     limits = job.request.limits
     if limits.budget_ms is not None and single.verdict == "keep":
         return single, ScheduleSearch(single, "the unreduced model is within the budget already")
@@ -104,7 +104,7 @@ class _Search:
         return [one for one in reversed(faster) if one.schedule in self._looked and self._is_within(one)]
 
     def _rival_loss(self) -> float:
-        """What the plan of one block is foreseen to lose: about there the limit lies."""
+        """What the plan of block 3 alone is foreseen to lose: about there the limit lies."""
         counts = self._costs.model.counts
         nearest = min(counts, key=lambda count: abs(count - self._single.tokens_out))
         return float(self._costs.losses[self._single.block, counts.index(nearest)])
@@ -184,7 +184,7 @@ class _Search:
         after = self._looked[best]
         claim = f"schedule {_listed(best)}, within {budget_ms:g} ms, {_loss(after)}"
         if self._single.verdict != "prune":
-            return best, f"{claim}; no count removed in one block is within it"
+            return best, f"{claim}; no count removed in block {self._single.block} alone is within it"
         before = self._accuracy.at(self._rival)
         claim += f", {self._rival_named()} {_loss(before)}"
         if after.drop_high < before.drop_low:

@@ -249,7 +249,8 @@ def _plans(a: Side, b: Side) -> ComparedPlans | None:
         all(end is not None and tread.fewest_tokens <= end <= tread.most_tokens for end in ends) for tread in treads
     ):
         agreement = "same tread"
-    return ComparedPlans(a.plan.verdict, b.plan.verdict, a.plan.removed, b.plan.removed, agreement)
+    schedules = a.plan.schedule, b.plan.schedule
+    return ComparedPlans(a.plan.verdict, b.plan.verdict, a.plan.removed, b.plan.removed, agreement, *schedules)
 
 
 def _origins(a: Side, b: Side) -> list[str]:
@@ -282,4 +283,22 @@ def _notes(a: Side, b: Side, scale: str) -> list[str]:
             notes.append(f"{side.name} does not say how restless its machine was: the level's interval lacks that.")
         if side.remark:
             notes.append(f"{side.name}: {side.remark}.")
-    return notes
+    return notes + _schedules(a, b)
+
+
+def _schedules(a: Side, b: Side) -> list[str]:
+    """What a comparison of counts leaves out where a plan is a schedule of several blocks."""
+    searched = [side for side in (a, b) if side.plan and side.chosen is None]
+    if not searched:
+        return []
+    whose = "both plans are schedules" if len(searched) == 2 else f"{searched[0].name}'s plan is a schedule"
+    block = searched[0].facts["block"]
+    gains = [
+        f"{side.name}'s plan {side.plan.speedup:.2f}x ({side.plan.speedup_low:.2f} to {side.plan.speedup_high:.2f})"
+        for side in (a, b)
+        if side.plan
+    ]
+    return [
+        f"The counts compared, and the verdict, are those of block {block} alone, but {whose} of several blocks. "
+        f"Over the unreduced model of its own run: {', '.join(gains)}."
+    ]

@@ -98,7 +98,7 @@ def why(plan: Plan, curve: LatencyCurve, staircase: Staircase, accuracy: Accurac
     if chosen is None:
         return None
     known = {point.tokens: point for point in accuracy.points} if accuracy else {}
-    beside = [_neighbour(point, chosen, known.get(point.tokens)) for point in points]
+    beside = [neighbour(point, chosen, known.get(point.tokens)) for point in points]
     more = [one for one in reversed(beside) if one.tokens > chosen.tokens]
     fewer = [one for one in beside if one.tokens < chosen.tokens]
     place = _tread(staircase.segments, chosen.tokens)
@@ -131,7 +131,8 @@ def _usable(point: LatencyPoint) -> bool:
     return all(math.isfinite(ms) and ms > 0 for ms in (point.median_ms, point.low_ms, point.high_ms))
 
 
-def _neighbour(point: LatencyPoint, chosen: LatencyPoint, known: AccuracyPoint | None) -> Neighbour:
+def neighbour(point: LatencyPoint, chosen: LatencyPoint, known: AccuracyPoint | None) -> Neighbour:
+    """What a point costs beside the chosen one; `known`: its accuracy."""
     change, low, high = (100 * (value - 1) for value in ratio(point, chosen))
     loss = (known.drop, known.drop_low, known.drop_high) if known else (None, None, None)
     return Neighbour(point.tokens, point.median_ms, point.low_ms, point.high_ms, change, low, high, *loss)

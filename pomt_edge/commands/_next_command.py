@@ -17,7 +17,7 @@ def offline_compute(
 
     Args:
         grid: options of the counts to measure; none: all.
-        changes: `model` and others in place of the plan's, by their option's name; None leaves one out.
+        changes: `model`, `block` and others in place of the plan's, by their option's name; None leaves one out.
     """
     blocks = [str(block) for block, removed in enumerate(plan.schedule) if removed] or [str(plan.block)]
     options = {

@@ -232,11 +232,21 @@ def _pairs(pairs: Sequence[FieldPair]) -> str:
 def _plans(outcome: Comparison) -> str:
     plans = outcome.plans
     assert plans is not None
-    a, b = (
-        f"R={removed}" if verdict == "prune" else f"'{verdict}'"
-        for verdict, removed in ((plans.a_verdict, plans.a_removed), (plans.b_verdict, plans.b_removed))
-    )
+    reducing = [
+        {block for block, removed in enumerate(schedule) if removed}
+        for schedule in (plans.a_schedule, plans.b_schedule)
+    ]
+    # A number says it all where both remove in one and the same block, or one of them nowhere.
+    named = plans.agreement != "same" and len(set.union(*reducing)) > 1
+    a = _choice(plans.a_verdict, plans.a_removed, plans.a_schedule if named else ())
+    b = _choice(plans.b_verdict, plans.b_removed, plans.b_schedule if named else ())
     if plans.agreement == "same":
         return f"Both chose {a}."
     ending = ", on the same tread of A's staircase" if plans.agreement == "same tread" else ""
     return f"A chose {a}, B {b}{ending}."
+
+
+def _choice(verdict: str, removed: int, schedule: Sequence[int]) -> str:
+    if verdict != "prune":
+        return f"'{verdict}'"
+    return f"R={removed} ({','.join(map(str, schedule))})" if schedule else f"R={removed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,4 +111,7 @@ def _beside(file: Path, plan: Plan) -> _Found:
 
 
 def _of_contest(contest: Contest, plan: Plan) -> Result | None:
+    """The run of that plan; where nothing is taken though a run has a plan, that run with the contest's reason."""
+    if plan == contest.plan:
+        return dataclasses.replace(contest.chosen, plan=plan)
     return next((result for result in contest.results if result.plan == plan), None)

@@ -33,7 +33,9 @@ def record(
     plan = result.plan
     kept = recordings.load(name).curve(plan.model, plan.batch_size, plan.precision)
     samples = sum(map(len, kept.samples_ms.values()))
-    command = _next_command.offline_compute(plan, f"recorded:{name}", _grid(result.curve))
+    # What was swept: a schedule that was searched is none of the recording's counts, though its plan may look even.
+    changes = {"block": kept.block}
+    command = _next_command.offline_compute(plan, f"recorded:{name}", _grid(result.curve), changes)
     if as_json:
         facts = {
             "device": f"recorded:{name}",
@@ -51,6 +53,8 @@ def record(
     print(
         f"{kept.title} on {result.environment.device_name}: {samples} samples of {len(kept.tokens)} counts, in {file}"
     )
+    if result.searched:
+        print(f"The plan's schedule of several blocks is not in it: its counts are those of block {kept.block} alone.")
     print(f"To replay it: {command}{_unsaid(plan)}")
     return 0
 

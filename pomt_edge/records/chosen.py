@@ -205,7 +205,7 @@ class ScheduleSearch(Record):
     """How a schedule of several blocks was searched, and what it is held against."""
 
     single: Plan
-    """The best plan that removes in one block."""
+    """The best plan that removes in the swept block alone, which is block 3: no other was tried alone."""
     because: str
     """Why a schedule was chosen, or none."""
     baseline: LatencyPoint | None = None
@@ -252,7 +252,7 @@ class Result(Record):
 
     @property
     def on_curve(self) -> Plan:
-        """The plan that is a count of the curve: the best of one block, where a schedule of several was searched."""
+        """The plan that is a count of the curve: the best of the swept block alone, where a schedule was searched."""
         return self.schedules.single if self.schedules else self.plan
 
 

@@ -49,6 +49,9 @@ class ComparedPlans(Record):
     b_removed: int
     agreement: str
     """'same', 'same tread' (of A's staircase) or 'different'."""
+    a_schedule: tuple[int, ...] = ()
+    """Tokens removed in each block."""
+    b_schedule: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pomt_edge.choose.refusal import images_needed
-from pomt_edge.choose.why import Edge, Neighbour, Why, why
-from pomt_edge.records import MEASURED, SIMULATED, Plan, Record, Refusal, Remedy, Result
-from pomt_edge.report import refused, searched, unrest, words
-from pomt_edge.report.numerals import finite, interval, join, number, signed
+from pomt_edge.choose.why import Edge, Why, why
+from pomt_edge.records import (
+    MEASURED,
+    SIMULATED,
+    Plan,
+    Record,
+    Refusal,
+    Remedy,
+    Result,
+    ScheduleSearch,
+    TriedSchedule,
+)
+from pomt_edge.report import refused, schedule_words, searched, unrest, words
+from pomt_edge.report.neighbours import and_loses, beside, beyond, gap, takes
+from pomt_edge.report.numerals import finite, interval, join, number
 
 PRUNE = "prune"
 LIMITS = {
@@ -39,7 +49,9 @@ class Explanation(Record):
     device_name: str
     lines: tuple[Line, ...]
     why: Why | None = None
-    """None where only the plan is known."""
+    """None where only the plan is known, and where its schedule of several blocks is no count of the curve."""
+    schedules: ScheduleSearch | None = None
+    """None where no schedule was searched."""
     refusal: Refusal | None = None
     remedies: tuple[Remedy, ...] = ()
     clocks: str | None = None
@@ -54,22 +66,32 @@ def explain(plan: Plan, result: Result | None, missing: str | None = None) -> Ex
     if result is None:
         lines = [*_head(plan, plan.device), Line("Missing", f"{ELSEWHERE}; {missing or 'it was not given'}.")]
         return Explanation(plan, plan.device, tuple(lines), missing=missing)
-    device, facts = result.environment.device_name, why(plan, result.curve, result.staircase, result.accuracy)
+    device = result.environment.device_name
+    chosen = result.searched
+    facts = None if chosen else why(plan, result.curve, result.staircase, result.accuracy)
     lines = _head(plan, device)
-    if facts is None:
+    if result.schedules and chosen:
+        lines += _of_schedule(result, result.schedules, chosen)
+    elif facts is None:
         missing = f"the curve does not hold the plan's {plan.tokens_out} tokens"
         lines.append(Line("Missing", f"{missing}; what its neighbours cost is not known."))
     else:
         lines += _around(facts, result)
+        if result.schedules:
+            lines.append(Line("Several blocks", words.schedule_search(result)))
     lines += [Line("Instead", f"{one.options}: {one.text}") for one in refused.lines(result)]
     clocks = (result.environment.details.get("clocks") or {}).get("state")
     restless = tuple(event.text for event in unrest.events(result.curve) if event.disturbs)
-    return Explanation(plan, device, tuple(lines), facts, result.refusal, result.remedies, clocks, restless, missing)
+    return Explanation(
+        plan, device, tuple(lines), facts, result.schedules, result.refusal, result.remedies, clocks, restless, missing
+    )
 
 
 def _head(plan: Plan, device: str) -> list[Line]:
     """What it is of, the decision with its limit, and the reason as the run gave it."""
     how = "tokens dropped at the input" if plan.probe == "input" else f"{plan.method} {words.where(plan)}"
+    if plan.verdict != PRUNE:
+        how = f"nothing removed; the figures are of {how}"
     of = f"{words.title(plan, device)}; {plan.engine} {plan.precision}, {how}"
     origin = "no device was measured, the latencies are simulated" if plan.origin == SIMULATED else plan.origin
     limits = "; ".join(LIMITS.get(name, f"{name} {{}}").format(_plain(value)) for name, value in plan.limits.items())
@@ -92,7 +114,7 @@ def _around(facts: Why, result: Result) -> list[Line]:
             Line("Not fewer", _sentence(_not_fewer(facts, plan, measure))),
         ]
     elif facts.fewer:
-        lines = [Line("Fewer", _sentence(_beside(facts.fewer, facts.tokens, measure)))]
+        lines = [Line("Fewer", _sentence(beside(facts.fewer, facts.tokens, measure)))]
     lines += [
         Line("Tread", _sentence(_tread(facts))),
         Line("By 8", _sentence(_multiples(facts, measure))),
@@ -115,64 +137,23 @@ def _not_more(facts: Why, plan: Plan, measure: str | None) -> str:
     following = facts.next_faster
     if following is None:
         return f"no measured count with fewer than {facts.tokens} tokens is surely faster"
-    gap = _gap(following, facts.tokens) if following == facts.fewer else ""
-    text = f"the next faster count, {following.tokens} tokens{gap}, {_takes(following)}{_and_loses(following, measure)}"
-    return f"{text}{_beyond(following, plan)}"
-
-
-def _beyond(one: Neighbour, plan: Plan) -> str:
-    """Which limit keeps the plan from that count."""
-    keep, most, alpha = (plan.limits.get(name) for name in ("keep", "max_drop", "alpha"))
-    if isinstance(keep, float | int) and one.tokens < keep * plan.tokens_in:
-        return f", and is below the {math.ceil(keep * plan.tokens_in - 1e-9)} that have to stay"
-    if isinstance(most, float | int) and one.drop is not None and one.drop_high is not None and one.drop_high > most:
-        return f", more than {most:g}" if one.drop > most else f", which is not surely within {most:g}"
-    if plan.limits.get("budget_ms") is not None:
-        return "; the budget is met without it"
-    return ", and its utility is smaller" if alpha is not None else ""
+    between = gap(following, facts.tokens) if following == facts.fewer else ""
+    text = (
+        f"the next faster count, {following.tokens} tokens{between}, {takes(following)}{and_loses(following, measure)}"
+    )
+    return f"{text}{beyond(following, plan)}"
 
 
 def _not_fewer(facts: Why, plan: Plan, measure: str | None) -> str:
     """What keeping more would have cost."""
     if facts.more is None:
         return f"no measured count keeps more but all {plan.tokens_in}, the unreduced model"
-    text = _beside(facts.more, facts.tokens, measure)
+    text = beside(facts.more, facts.tokens, measure)
     slower = facts.surely_slower
     if slower and slower.tokens != facts.more.tokens:
         name = "the unreduced model" if slower.tokens == plan.tokens_in else f"{slower.tokens} tokens"
-        text += f"; the first that surely takes longer is {name}, which {_takes(slower)}{_and_loses(slower, measure)}"
+        text += f"; the first that surely takes longer is {name}, which {takes(slower)}{and_loses(slower, measure)}"
     return text
-
-
-def _beside(one: Neighbour, tokens: int, measure: str | None) -> str:
-    keeps = f"keeps {abs(one.tokens - tokens)} {'more' if one.tokens > tokens else 'fewer'}"
-    text = f"the next measured count, {one.tokens} tokens{_gap(one, tokens)}, {keeps}, {_takes(one)}"
-    return text + _and_loses(one, measure)
-
-
-def _gap(one: Neighbour | None, tokens: int) -> str:
-    """Which counts between it and the plan's were not measured."""
-    if one is None or abs(one.tokens - tokens) < 2:
-        return ""
-    step = 1 if one.tokens > tokens else -1
-    first, last = tokens + step, one.tokens - step
-    return f" ({first} not measured)" if first == last else f" ({first} to {last} not measured)"
-
-
-def _takes(one: Neighbour) -> str:
-    if one.ties:
-        return f"takes as long within the intervals ({signed(one.change_low, 1)} to {signed(one.change_high, 1)} %)"
-    if one.change_percent < 0:
-        return f"takes {number(-one.change_percent, 1)} % less time ({interval(-one.change_high, -one.change_low, 1)})"
-    return f"takes {number(one.change_percent, 1)} % more time ({interval(one.change_low, one.change_high, 1)})"
-
-
-def _and_loses(one: Neighbour, measure: str | None) -> str:
-    if measure is None:
-        return ""
-    if not finite(one.drop):
-        return f", {measure} not measured there"
-    return f", loses {number(one.drop, 1)} points ({interval(one.drop_low, one.drop_high, 1)})"
 
 
 def _tread(facts: Why) -> str:
@@ -201,26 +182,46 @@ def _multiples(facts: Why, measure: str | None) -> str:
     parts = []
     for one in facts.multiples:
         own = one.tokens == facts.tokens
-        parts.append(f"{one.tokens} is it itself" if own else f"{one.tokens} {_takes(one)}{_and_loses(one, measure)}")
+        parts.append(f"{one.tokens} is it itself" if own else f"{one.tokens} {takes(one)}{and_loses(one, measure)}")
     missing = join([str(tokens) for tokens in facts.missing_multiples])
     parts += [f"{missing} not measured"] if missing else []
     return f"multiples of 8 next to it: {'; '.join(parts)}" if parts else "no multiple of 8 is near"
 
 
+def _of_schedule(result: Result, search: ScheduleSearch, chosen: TriedSchedule) -> list[Line]:
+    """Of a plan that is no count of the curve: nothing there is its neighbour."""
+    limit = result.plan.limits.get("max_drop")
+    nearest = schedule_words.nearest(search, chosen, limit if isinstance(limit, float | int) else None)
+    images = chosen.accuracy.images if chosen.accuracy else None
+    surer = "; ".join(_surer_machine(result))
+    return [
+        Line("One block", _sentence(schedule_words.against_one_block(search))),
+        Line("Nearest", _sentence(nearest)),
+        Line("How sure", _sentence("; ".join([*_intervals(result.plan, images), *_steadiness(result)]))),
+        *([Line("Surer", _sentence(surer))] if surer else []),
+        Line("Measured", _sentence(schedule_words.measured(result, search))),
+    ]
+
+
 def _how_sure(facts: Why, result: Result) -> str:
-    plan = result.plan
-    parts = []
+    return "; ".join([*_intervals(result.plan, facts.images), _told_apart(facts), *_steadiness(result)])
+
+
+def _intervals(plan: Plan, images: int | None) -> Iterator[str]:
     if plan.verdict == PRUNE:
-        parts.append(f"95 % intervals: speedup {interval(plan.speedup_low, plan.speedup_high, 2)}")
-        parts += [f"points lost {interval(plan.drop_low, plan.drop_high, 1)}"] if finite(plan.drop) else []
-    parts += [f"{number(facts.images, 0)} images"] if facts.images else []
-    parts.append(_told_apart(facts))
+        yield f"95 % intervals: speedup {interval(plan.speedup_low, plan.speedup_high, 2)}"
+        if finite(plan.drop):
+            yield f"points lost {interval(plan.drop_low, plan.drop_high, 1)}"
+    if images:
+        yield f"{number(images, 0)} images"
+
+
+def _steadiness(result: Result) -> Iterator[str]:
     clocks = (result.environment.details.get("clocks") or {}).get("state") or "not known"
-    parts.append(f"clocks {clocks}")
+    yield f"clocks {clocks}"
     disturbing = [event.text for event in unrest.events(result.curve) if event.disturbs]
     if result.environment.origin == MEASURED:
-        parts.append(_restless(disturbing) if disturbing else "the machine was steady")
-    return "; ".join(parts)
+        yield _restless(disturbing) if disturbing else "the machine was steady"
 
 
 def _restless(disturbing: Sequence[str]) -> str:
@@ -245,16 +246,22 @@ def _counts(counts: Sequence[int]) -> str:
 
 def _surer(facts: Why, result: Result) -> Iterator[str]:
     """What would narrow the answer, with what to type."""
+    yield from _surer_machine(result)
+    if result.environment.origin != MEASURED:
+        return
+    if facts.ties:
+        yield "ties: repeat with --interval 0.5 --point-seconds 4 and another --out"
+    if images := _images(facts, result):
+        yield images
+
+
+def _surer_machine(result: Result) -> Iterator[str]:
     if result.environment.origin != MEASURED:
         yield "measure on the device itself (offline_compute there, or --device ssh://USER@HOST)"
         return
     clocks = result.environment.details.get("clocks") or {}
     if clocks.get("state") != "locked" and clocks.get("remedy"):
         yield f"clocks: {clocks['remedy']}"
-    if facts.ties:
-        yield "ties: repeat with --interval 0.5 --point-seconds 4 and another --out"
-    if images := _images(facts, result):
-        yield images
 
 
 def _images(facts: Why, result: Result) -> str:

@@ -19,7 +19,7 @@ class ScheduleRow:
 
 
 def schedule_rows(result: Result) -> list[ScheduleRow]:
-    """The schedules that were tried, slowest first, and last the best plan of one block; none where none was tried."""
+    """The schedules that were tried, slowest first, and last the swept block alone; none where none was tried."""
     search, digits = result.schedules, decimals_of(result)
     if search is None or not search.tried:
         return []
@@ -46,7 +46,7 @@ def _single_row(result: Result, digits: int) -> ScheduleRow:
     point = next((one for one in result.curve.points if one.tokens == plan.tokens_out), None)
     points = result.accuracy.points if result.accuracy else ()
     images = [str(one.images) for one in points if one.tokens == plan.tokens_out]
-    remark = "one block" if plan.verdict == "prune" else "unreduced"
+    remark = f"block {plan.block} alone" if plan.verdict == "prune" else "unreduced"
     cells = (
         ABSENT,
         number(plan.predicted_ms, digits),

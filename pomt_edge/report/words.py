@@ -73,14 +73,15 @@ def where(plan: Plan) -> str:
 
 
 def schedule_search(result: Result) -> str:
-    """What the search of a schedule came to, against the best plan of one block; nothing where none was searched."""
+    """What the search of a schedule came to, against the swept block alone; nothing where none was searched."""
     search = result.schedules
     if search is None:
         return ""
     sentences = [_stopped(search.because[:1].upper() + search.because[1:])]
     if search.chosen is not None:
         plan, single = result.plan, search.single
-        alone = f"{_speed(single)} {where(single)} alone" if single.verdict == "prune" else "no plan of one block"
+        pruned = single.verdict == "prune"
+        alone = f"{_speed(single)} {where(single)} alone" if pruned else f"no plan of block {single.block} alone"
         sentences.append(f"{_speed(plan)} against {alone}.")
     if search.error_percent is not None:
         tried = sum(one.latency is not None for one in search.tried)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import samples
 import simulated_runs
 from simulated_runs import LOCKED, made, of_curve, two_cliffs
 
@@ -79,6 +80,24 @@ def test_what_cannot_be_told_does_not_fail_and_says_what_would_help(
     assert code == 0 and "\nAMBIGUOUS: " in out and "--point-seconds" in out
 
 
+def test_plans_of_several_blocks_are_named_and_their_speedups_said_though_counts_alone_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched = samples.several_blocks()
+    single = dataclasses.replace(samples.staircase(), plan=searched.on_curve)
+    slower = dataclasses.replace(searched, plan=dataclasses.replace(searched.plan, speedup=1.2, speedup_low=1.19))
+    folder(tmp_path / "single", single)
+    folder(tmp_path / "searched", searched)
+    folder(tmp_path / "slower", slower)
+    _, out, _ = compare(capsys, tmp_path / "single", tmp_path / "searched")
+    assert "A chose R=69 (0,0,0,69,0,0,0,0,0,0,0,0), B R=100 (0,0,0,40,0,0,40,0,0,20,0,0)." in out
+    assert "are those of block 3 alone, but searched's plan is a schedule of several blocks" in out
+    assert "searched's plan 2.00x (1.95 to 2.05)" in out and "single's plan 1." in out
+    _, out, _ = compare(capsys, tmp_path / "searched", tmp_path / "slower", "--markdown")
+    assert "Both chose R=100." in out and "both plans are schedules of several blocks" in out
+    assert "searched's plan 2.00x (1.95 to 2.05), slower's plan 1.20x (1.19 to 2.05)" in out
+
+
 def test_what_was_not_measured_is_said_of_each_side(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +136,8 @@ def test_json_is_one_object_with_everything(runs: Path, capsys: pytest.CaptureFi
         "a_removed": 69,
         "b_removed": 69,
         "agreement": "same",
+        "a_schedule": [0, 0, 0, 69, 0, 0, 0, 0, 0, 0, 0, 0],
+        "b_schedule": [0, 0, 0, 69, 0, 0, 0, 0, 0, 0, 0, 0],
     }
     code, out, _ = compare(capsys, runs / "before", runs / "fp16", "--json")
     found = json.loads(out)

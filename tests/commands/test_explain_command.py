@@ -79,6 +79,21 @@ def test_of_a_comparison_of_methods_the_best_ones_plan_is_explained(
     assert explain(capsys, run / "methods.json")[1] == out
 
 
+def test_of_a_comparison_that_takes_nothing_the_reason_is_the_comparisons(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though a method's own run would prune."""
+    contest = Contest((samples.staircase(),), None, "the unreduced model on torch is as fast", engine="torch")
+    (run / "result.json").unlink()
+    contest.save(run / "methods.json")
+    contest.plan.save(run / "plan.json")
+    code, out, _ = explain(capsys, run)
+    assert code == 0 and "Decision: Do not prune: the unreduced model on torch is as fast." in out
+    assert "nothing removed; the figures are of pomt in block 3" in out
+    assert "Missing" not in out and "Not more" not in out and "Fewer: " in out and "Measured: " in out
+    assert explain(capsys, run / "methods.json")[1] == out
+
+
 def test_what_is_no_run_and_no_plan_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = {
         "damaged.json": "{",

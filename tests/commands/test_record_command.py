@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from pomt_edge import cli
-from pomt_edge.records import Plan, Result
+from pomt_edge.records import Plan, Result, ScheduleSearch, TriedSchedule
 
 STEADY_MS = {197: 10.0, 110: 7.0, 22: 4.0}
 
@@ -70,6 +71,25 @@ def test_the_command_that_is_shown_replays_the_run_and_chooses_by_what_was_recor
     # What was replayed is no measurement, and does not become one.
     code, _, err = record(capsys, again, "second_hand")
     assert code == 2 and "is recorded: a recording is made of a run that measured a device" in err
+
+
+def test_a_plan_of_several_blocks_is_replayed_by_the_counts_of_the_block_that_was_swept(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where what was searched happens to be even."""
+    result = Result.load(run / "result.json")
+    plan = result.plan
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "measurements.jsonl").write_text((run / "measurements.jsonl").read_text())
+    for counts in ({1: 20, 5: 20}, {1: 20, 5: 40}):
+        schedule = tuple(counts.get(block, 0) for block in range(12))
+        removed = sum(schedule)
+        taken = dataclasses.replace(plan, schedule=schedule, removed=removed, tokens_out=197 - removed, block=1)
+        search = ScheduleSearch(plan, "faster", None, schedule, (TriedSchedule(schedule, 1.0),))
+        dataclasses.replace(result, plan=taken, schedules=search).save(tmp_path / "run" / "result.json")
+        code, out, _ = record(capsys, tmp_path / "run", "my_cpu")
+        assert code == 0 and "--block 3 " in out and "auto" not in out
+        assert "its counts are those of block 3 alone" in out
 
 
 def test_a_plan_is_checked_on_its_recording(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

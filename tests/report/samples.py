@@ -20,10 +20,12 @@ from pomt_edge.records import (
     Plan,
     Remedy,
     Result,
+    ScheduleSearch,
     Segment,
     Staircase,
     Steadiness,
     Step,
+    TriedSchedule,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "h200_curves.json"
@@ -90,6 +92,56 @@ def few() -> Result:
     )
     notes = ("The weights are random, so accuracy cannot be measured.",)
     return dataclasses.replace(result, plan=plan, notes=notes, remedies=remedies)
+
+
+SCHEDULES = tuple(tuple({3: first, 6: 40, 9: 20}.get(block, 0) for block in range(12)) for first in (30, 40, 50))
+"""Slowest first; the second is taken."""
+
+
+def several_blocks(kept: bool = False) -> Result:
+    """A schedule whose tokens, by chance, are as many as a count of block 3 alone leaves; or, `kept`, that block."""
+    result = staircase()
+    base = result.curve.baseline
+    losses = [
+        AccuracyPoint(197 - sum(s), 87.0, 86.8, 87.2, 500, d, d - 0.3, d + 0.3)
+        for s, d in zip(SCHEDULES, (1.2, 1.6, 1.9), strict=True)
+    ]
+    times = [
+        LatencyPoint(
+            197 - sum(s),
+            base.median_ms * share,
+            base.median_ms * share * 0.99,
+            base.median_ms * share * 1.01,
+            480,
+            10,
+            "",
+        )
+        for s, share in zip(SCHEDULES, (0.6, 0.5), strict=False)
+    ]
+    tried = tuple(
+        TriedSchedule(schedule, 1.0, time, accuracy=loss)
+        for schedule, time, loss in itertools.zip_longest(SCHEDULES, times, losses)
+    )
+    because = "schedule 0,0,0,40,0,0,40,0,0,20,0,0 is 1.30x as fast as R=69 in block 3 alone (1.25 to 1.35)"
+    search = ScheduleSearch(result.plan, because, base, None if kept else SCHEDULES[1], tried, 1.4)
+    if kept:
+        return dataclasses.replace(result, schedules=search)
+    plan = dataclasses.replace(
+        result.plan,
+        schedule=SCHEDULES[1],
+        tokens_out=97,
+        removed=100,
+        predicted_ms=times[1].median_ms,
+        speedup=2.0,
+        speedup_low=1.95,
+        speedup_high=2.05,
+        because=because,
+        drop=1.6,
+        drop_low=1.3,
+        drop_high=1.9,
+    )
+    search = dataclasses.replace(search, ratio=1.3, ratio_low=1.25, ratio_high=1.35)
+    return dataclasses.replace(result, plan=plan, schedules=search)
 
 
 def large() -> Result:

@@ -87,6 +87,42 @@ def test_other_plans_are_explained_too() -> None:
     told(samples.hostile())
 
 
+def test_a_schedule_is_held_against_one_block_and_the_nearest_schedules_not_against_a_curve_that_lacks_it() -> None:
+    result = samples.several_blocks()
+    assert any(point.tokens == result.plan.tokens_out for point in result.curve.points), "a count of block 3 alone"
+    explanation = explain(result.plan, result)
+    lines = by_label(explanation)
+    assert list(lines) == ["Of", "Decision", "Why", "One block", "Nearest", "How sure", "Surer", "Measured"]
+    assert lines["One block"].startswith("R=69 of 197 tokens in block 3 alone: ")
+    assert lines["One block"].endswith("side by side the schedule is 1.30x (1.25 to 1.35) as fast.")
+    slower, faster = lines["Nearest"].split("; ")
+    assert "0,0,0,30,0,0,40,0,0,20,0,0, takes 20.0 % more time (" in slower
+    assert slower.endswith("loses 1.2 points (0.9 to 1.5) on 500 images")
+    assert "0,0,0,50,0,0,40,0,0,20,0,0, latency not measured, loses 1.9 points" in faster
+    assert faster.endswith("which is not surely within 2.")
+    assert "speedup 1.95 to 2.05; points lost 1.3 to 1.9; 500 images; clocks not locked" in lines["How sure"]
+    assert lines["Measured"].startswith("Latency of 2 and loss of 3 schedules, foreseen latencies 1.4 % off")
+    assert explanation.why is None and explanation.missing is None and explanation.schedules == result.schedules
+
+
+def test_a_schedule_where_one_block_has_no_plan_is_held_against_the_unreduced_model() -> None:
+    result = samples.several_blocks()
+    assert result.schedules is not None
+    single = result.plan.kept("keep", "no count is within 2 points.")
+    result = dataclasses.replace(result, schedules=dataclasses.replace(result.schedules, single=single))
+    said = told(result)["One block"]
+    assert said.startswith("Block 3 alone has no plan: no count is within 2 points; side by side ")
+    assert said.endswith("as fast as the unreduced model.")
+
+
+def test_where_the_search_kept_one_block_it_is_said_beside_the_facts_of_the_count() -> None:
+    result = samples.several_blocks(kept=True)
+    lines = told(result)
+    assert "Not more" in lines and "Tread" in lines
+    assert lines["Several blocks"].startswith("Schedule 0,0,0,40,")
+    assert "Several blocks" not in told(samples.staircase())
+
+
 def test_a_plan_alone_says_what_is_missing_and_where_it_would_be() -> None:
     plan = samples.staircase().plan
     explanation = explain(plan, None, "there is none beside plan.json")
