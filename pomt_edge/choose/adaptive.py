@@ -10,6 +10,7 @@ known, it asks for the same, so that what was interrupted goes on.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from pomt_edge.records import AccuracyPoint, LatencyCurve, LatencyPoint
 LATENCY_POINTS, ACCURACY_POINTS = 25, 10
 SKELETON = 32
 """Tokens between the skeleton's counts: kernels come in tiles, the largest of 64 and the commonest of 32."""
+SKELETON_POINTS = 8
+"""Of a model with more tokens the skeleton is as many times wider."""
 WINDOW = 8
 """Counts above a boundary that are all measured: one period of the commonest sawtooth."""
 TILES = (32, 16, 8)
@@ -28,7 +31,8 @@ SURE = 0.0025
 """Half an interval, relative, below which no difference matters any more."""
 WORTH = 0.01
 """A gain, relative, that is looked for before more tokens that cost nothing are."""
-PASSES = 12
+MOST_BLOCKS = 24
+"""Of a count that can't be told from others; then they are taken for equal."""
 LOSS_POWER = 2.5
 """The loss grows about with this power of the tokens removed, by which the next guess is made, not the answer."""
 CHECKS = 2
@@ -98,7 +102,7 @@ class _Explorer:
 
     def choice(self) -> int | None:
         coarse = skeleton(self._allowed) or [self._first]
-        self._time([self._full, *coarse], f"the ends, and every {SKELETON}th count")
+        self._time([self._full, *coarse], "the ends, and tiles between them")
         if not self._allowed:
             return None
         if self._limits.budget_ms is not None:
@@ -145,13 +149,21 @@ class _Explorer:
         return chosen
 
     def _fastest_that_fits(self, last: int) -> int | None:
-        open_to = self._allowed[: last + 1]
+        open_to = [tokens for tokens in self._allowed[: last + 1] if self._is_open(tokens)]
         while open_to:
             chosen = self._fastest(open_to)
             if chosen is None or self._fits(chosen, "the fastest"):
                 return chosen
-            open_to = [tokens for tokens in open_to if tokens != chosen]
+            # Without points left only those that are known to fit are left.
+            spent = chosen not in self._judged
+            open_to = [tokens for tokens in open_to if tokens in self._judged or not spent]
+            open_to = [tokens for tokens in open_to if self._is_open(tokens)]
         return None
+
+    def _is_open(self, tokens: int) -> bool:
+        """Whether it is not known to be beyond the limit."""
+        point = self._judged.get(tokens)
+        return point is None or point.drop_high <= (self._limits.max_drop or 0.0)
 
     def _boundary(self, max_drop: float, good: int, bad: int, spare: int) -> tuple[int, int]:
         """Places of the last count that fits and the first that doesn't, if the loss were monotone.
@@ -236,17 +248,18 @@ class _Explorer:
     def _between(self, chosen: int, open_to: Sequence[int]) -> list[int]:
         """Counts between a choice and the next larger one that is known, which were not asked for yet."""
         known = self._bench.points()
-        next_known = min(tokens for tokens in (self._full, *open_to) if tokens > chosen and tokens in known)
+        # One that could not be measured bounds as well: its neighbours will hardly do better.
+        bounds = {*known, *self._timed}
+        next_known = min(tokens for tokens in (self._full, *open_to) if tokens > chosen and tokens in bounds)
         return [tokens for tokens in open_to if chosen < tokens < next_known and tokens not in self._timed]
 
     def _decided(self, open_to: Sequence[int]) -> int | None:
         """The choice, after what may still change it was measured until it is slower for sure, or as good as equal."""
-        for _ in range(PASSES):
+        while True:
             chosen, rivals = self._rivals(open_to)
             if not rivals:
-                break
+                return chosen
             self._bench.again(rivals, "too near to one another")
-        return chosen
 
     def _rivals(self, open_to: Sequence[int]) -> tuple[int | None, list[int]]:
         """The choice among what is known, and the counts whose intervals leave open whether they are as fast."""
@@ -256,7 +269,7 @@ class _Explorer:
         chosen = efficient(known)[-1]
         fastest = min(known, key=lambda point: point.median_ms)
         near = [point for point in known if point.low_ms <= fastest.high_ms]
-        unsure = [point.tokens for point in near if len(near) > 1 and _half(point) > SURE]
+        unsure = [point.tokens for point in near if len(near) > 1 and _is_unsure(point)]
         return (None if chosen == self._full else chosen), unsure
 
     # A budget
@@ -285,13 +298,10 @@ class _Explorer:
 
     def _narrow(self, budget_ms: float) -> dict[int, LatencyPoint]:
         """What is known, after counts whose interval holds the budget were measured until it is narrow."""
-        for _ in range(PASSES):
+        while True:
             points = self._bench.points()
-            unsure = [
-                tokens
-                for tokens, point in points.items()
-                if point.low_ms <= budget_ms < point.high_ms and _half(point) > SURE
-            ]
+            near = [point for point in points.values() if point.low_ms <= budget_ms < point.high_ms]
+            unsure = [point.tokens for point in near if _is_unsure(point)]
             if not unsure:
                 break
             self._bench.again(unsure, "too near to the budget")
@@ -302,8 +312,8 @@ class _Explorer:
     def _by_utility(self, alpha: float) -> int | None:
         """Accuracy at the efficient counts of the skeleton, then between the best and its neighbours."""
         while True:
-            points = self._bench.points()
-            for tokens in efficient(points.values())[: ACCURACY_POINTS - 2]:
+            points = {tokens: p for tokens, p in self._bench.points().items() if tokens in (self._full, *self._allowed)}
+            for tokens in _spread(efficient(points.values()), ACCURACY_POINTS - 2):
                 self._accuracy(tokens, "its utility")
             asked = sorted((tokens for tokens in self._judged if tokens in points), reverse=True)
             best = search.largest_utility(list(points.values()), asked, alpha, self._judged.__getitem__)
@@ -316,12 +326,13 @@ class _Explorer:
 
 
 def skeleton(allowed: Sequence[int]) -> list[int]:
-    """The ends, and the last count of each large tile, or the nearest that there is with more tokens."""
+    """The ends first; then the last count of each large tile, or the nearest that there is with more tokens."""
     if not allowed:
         return []
     most, fewest = allowed[0], allowed[-1]
-    edges = range(most // SKELETON * SKELETON, fewest, -SKELETON)
-    return sorted({most, fewest, *(_at_least(allowed, edge) for edge in edges)}, reverse=True)
+    step = SKELETON * math.ceil((most - fewest) / (SKELETON * SKELETON_POINTS) or 1)
+    edges = range(most // step * step, fewest, -step)
+    return list(dict.fromkeys([most, fewest, *(_at_least(allowed, edge) for edge in edges)]))
 
 
 def neighbourhood(allowed: Sequence[int]) -> list[int]:
@@ -340,8 +351,16 @@ def _at_least(allowed: Sequence[int], tokens: int) -> int:
     return min(count for count in allowed if count >= tokens)
 
 
-def _half(point: LatencyPoint) -> float:
-    return (point.high_ms - point.low_ms) / 2 / point.median_ms
+def _is_unsure(point: LatencyPoint) -> bool:
+    """Whether more blocks would tell more; how many there were is known from the journal, in every process."""
+    return (point.high_ms - point.low_ms) / 2 > SURE * point.median_ms and point.blocks < MOST_BLOCKS
+
+
+def _spread(counts: Sequence[int], most: int) -> list[int]:
+    """Evenly chosen, both ends among them."""
+    if len(counts) <= most:
+        return list(counts)
+    return [counts[round(place * (len(counts) - 1) / (most - 1))] for place in range(most)]
 
 
 def _halfway(allowed: Sequence[int], asked: Sequence[int], best: int) -> list[int]:
