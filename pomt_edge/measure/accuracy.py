@@ -63,6 +63,12 @@ class Accuracy:
             )
         return point
 
+    def between(self, before: Kept, after: Kept) -> AccuracyPoint:
+        """`after` on all images, and its loss against `before`, paired over them."""
+        for kept in (before, after):
+            self._visit(kept, lambda: False)
+        return paired.compare(tokens_left(after, self._full), self._right(before)[1], self._right(after)[1])
+
     def known(self) -> tuple[AccuracyPoint, ...]:
         """The counts measured so far, each on the images it was measured on, most tokens first."""
         counts = [kept for kept in self._answers.kept if isinstance(kept, int) and self._seen(kept)]
