@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pomt_edge.choose import adaptive, staircase
 from pomt_edge.choose import plan as planning
+from pomt_edge.choose.search import AccuracyAt
 from pomt_edge.errors import PointFailed, UserError
 from pomt_edge.measure.steadiness import detrended
 from pomt_edge.measure.sweep import Sweep
@@ -53,7 +54,8 @@ def decide(sweep: Sweep, limits: planning.Limits, detrend: bool = False, accurac
             candidates,
             limits,
             accuracy.at if accuracy else None,
-            accuracy.known() if accuracy else (),
+            # Judged for another limit on fewer images, a count may fit this one by luck.
+            accuracy.known(whole=True) if accuracy else (),
         )
         if decision.verdict != "prune" or decision.tokens in confirmed:
             whole = Search(FULL, len(sweep.grid.tokens) - 1, *_all_of(curve, accuracy))
@@ -90,15 +92,33 @@ def decide_adaptively(
     except OutOfTimeError as over:
         stopped = str(over)
         _check_begun(sweep, stopped)
-        chosen = adaptive.best_known(sweep.grid.tokens, limits, bench.points(), bench.judged())
+        chosen = adaptive.best_known(sweep.grid.tokens, limits, bench.points(), bench.decided())
     _check_measured(sweep)
     curve = _curve(sweep, detrend)
     fitted = staircase.fit(curve)
-    known = bench.judged()
-    candidates = _candidates(curve, fitted, chosen, limits, known)
-    decision = planning.decide(curve, candidates, limits, bench.judge if accuracy else None, known.values())
+    decision = _decision(curve, fitted, chosen, limits, bench, stopped)
     found = Search(ADAPTIVE, len(sweep.grid.tokens) - 1, *bench.probes(), stopped, tuple(bench.left_open()))
     return Decided(curve, fitted, planning.settled(curve, decision, limits), found)
+
+
+def _decision(
+    curve: LatencyCurve,
+    fitted: Staircase,
+    chosen: int | None,
+    limits: planning.Limits,
+    bench: Measuring,
+    stopped: str | None,
+) -> planning.Decision:
+    """The choice with its reason; once the time is over nothing more is measured for that."""
+    if stopped and chosen is None:
+        because = f"{stopped} before a count was found that is surely faster within the limits: give it more"
+        return planning.Decision(curve.baseline.tokens, "keep", because)
+    known = bench.judged()
+    candidates = _candidates(curve, fitted, chosen, limits, known)
+    judge: AccuracyAt | None = bench.judge if bench.judges else None
+    if stopped:
+        judge = known.__getitem__ if known and limits.budget_ms is None else None
+    return planning.decide(curve, candidates, limits, judge)
 
 
 def _searched(sweep: Sweep, limits: planning.Limits, bench: Measuring, accuracy: Accuracy | None) -> int | None:
@@ -133,7 +153,9 @@ def _candidates(
     elif chosen is None:
         named = set(fitted.efficient[1:2])
     else:
-        named = {tokens for tokens in fitted.efficient if tokens < chosen and tokens in known}
+        most = limits.max_drop if limits.max_drop is not None else 0.0
+        beyond = {tokens for tokens, point in known.items() if point.drop_high > most}
+        named = {tokens for tokens in fitted.efficient if tokens < chosen and tokens in beyond}
     return tuple(sorted({full, *named} | ({chosen} if chosen else set()), reverse=True))
 
 

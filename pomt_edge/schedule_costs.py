@@ -48,34 +48,33 @@ def foresee(
         efficient: counts of the curve of one block that are worth choosing from. The schedules go by these alone, for
             between two counts that were measured a step may lie.
     """
-    once = _Once(journal, job.request.limits.keep)
-    counts = tuple(once("schedule_counts", lambda: _selected(job, efficient)))
+    request = job.request
+    once = _Once(journal)
+    # A search measures only what its limits ask for, and so do the counts that it leaves to choose from.
+    searched = {"limits": request.limits.to_dict(), "adaptive": request.searches(job.tokens)}
+    counts = tuple(once("schedule_counts", searched, lambda: _selected(job, efficient)))
     if len(counts) < 2:
         return None
     model = _block_model(job, sweep, once, counts)
     losses = _losses(job, once, progress, counts)
     prefix = family_of(job.created.model).prefix_tokens(job.created.model)
-    costs = Costs(model, losses, schedules.allowed(counts, prefix, method.load(job.request.method).most))
-    kept = once("schedules", lambda: [one.schedule for one in schedules.family(costs)])
+    costs = Costs(model, losses, schedules.allowed(counts, prefix, method.load(request.method).most))
+    kept = once("schedules", list(counts), lambda: [one.schedule for one in schedules.family(costs)])
     return Foresight(costs, [costs.of(tuple(one)) for one in kept])
 
 
 class _Once:
-    """What the journal has under a name; else it is made, and kept.
+    """What the journal has under a name, made from the same; else it is made, and kept."""
 
-    Of the limits only the share of tokens that stays decides what is foreseen.
-    """
-
-    def __init__(self, journal: Journal, keep: float | None) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._keep = keep
 
-    def __call__(self, name: str, make: Callable[[], Any]) -> Any:
+    def __call__(self, name: str, made_from: Any, make: Callable[[], Any]) -> Any:
         for entry in self._journal.entries:
-            if name in entry and entry["keep"] == self._keep:
+            if name in entry and entry["made_from"] == made_from:
                 return entry[name]
         made = make()
-        self._journal.add({name: made, "keep": self._keep})
+        self._journal.add({name: made, "made_from": made_from})
         return made
 
 
@@ -99,7 +98,7 @@ def _block_model(job: Job, sweep: Sweep, once: _Once, counts: tuple[int, ...]) -
         known = {one: point for one, point in points.items() if point is not None}
         return dataclasses.asdict(block_model.fit(counts, known, baseline))
 
-    return BlockModel.from_dict(once("block_model", fitted))
+    return BlockModel.from_dict(once("block_model", list(counts), fitted))
 
 
 def _is_possible(job: Job, one: Schedule) -> bool:
@@ -128,4 +127,4 @@ def _losses(job: Job, once: _Once, progress: Progress, counts: tuple[int, ...]) 
 
         return sensitivity.divergences(model, reduced, some, few, job.preprocessing, progress)
 
-    return schedules.interpolated(some, once("sensitivity", nats), counts)
+    return schedules.interpolated(some, once("sensitivity", some, nats), counts)

@@ -32,7 +32,7 @@ FURTHER = 2
 """Places beyond the last that fits which are asked as well: accuracy is only nearly monotone."""
 ROUNDS = 10, 30
 """Blocks of each finalist, interleaved with that plan and the unreduced model: at least, and at most where
-none is surely faster yet."""
+none is surely faster yet, or it is open whether one is within the budget."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ class _Search:
         self._full = single.tokens_in
         # Where nothing is pruned the unreduced model is the one to beat.
         self._rival: Kept = single.tokens_out if single.verdict == "prune" else self._full
-        # Milliseconds are those at the unreduced model's median, which moves while more of it is measured.
-        scale = self._point(self._full).median_ms / foresight.costs.model.full_ms
+        # By the curve's median, which stays: the same members are asked when a run is started again.
+        self._curve = measuring.sweep.curve()
+        scale = self._curve.baseline.median_ms / foresight.costs.model.full_ms
         self._family = [dataclasses.replace(one, ms=scale * one.ms) for one in foresight.family]
         self._looked: dict[Schedule, AccuracyPoint] = {}
 
@@ -94,7 +95,7 @@ class _Search:
 
     def _within_drop(self) -> list[Foreseen]:
         """Those whose loss is surely within the limit and that should be faster than the rival, fastest first."""
-        rival_ms = self._point(self._rival).median_ms
+        rival_ms = self._curve.at(self._single.tokens_out).median_ms
         faster = [one for one in self._family if one.ms < rival_ms]
         start = sum(one.loss <= self._rival_loss() for one in faster) - 1
         last_that_fits(lambda place: self._is_within(faster[place]), len(faster), start, FURTHER)
@@ -137,7 +138,7 @@ class _Search:
         """Those that could be measured, after enough blocks of each beside the rival and the unreduced model."""
         while left := self._open(schedules):
             title = f"several blocks, side by side, pass {1 + min(map(self._blocks, left))}"
-            self._sweep.again([*dict.fromkeys((self._full, self._rival)), *left], title)
+            self._sweep.compare([*dict.fromkeys((self._full, self._rival)), *left], title)
         return [one for one in schedules if one not in self._sweep.failed]
 
     def _open(self, schedules: Sequence[Schedule]) -> list[Schedule]:
@@ -146,12 +147,20 @@ class _Search:
         able = [one for one in schedules if one not in self._sweep.failed]
         if left := [one for one in able if self._blocks(one) < least]:
             return left
-        if surely_faster(self._point(self._rival), {one: self._point(one) for one in able}):
+        return [one for one in self._undecided(able) if self._blocks(one) < most]
+
+    def _undecided(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+        """Those that may be within the budget, or faster than the rival where none surely is."""
+        points = {one: self._point(one) for one in schedules}
+        budget_ms = self._limits.budget_ms
+        if budget_ms is not None:
+            return [one for one, point in points.items() if point.low_ms <= budget_ms < point.high_ms]
+        if surely_faster(self._point(self._rival), points):
             return []
-        return [one for one in able if self._ratio(self._rival, one)[2] > 1 and self._blocks(one) < most]
+        return [one for one in schedules if self._ratio(self._rival, one)[2] > 1]
 
     def _blocks(self, one: Schedule) -> int:
-        point = self._sweep.point(one)
+        point = self._sweep.compared(one)
         return point.blocks if point else 0
 
     def _fastest(self, schedules: Sequence[Schedule]) -> tuple[Schedule | None, str]:
@@ -166,7 +175,10 @@ class _Search:
             if point.drop_high <= limit:
                 return one, f"{self._compared(one)}, and its loss is surely within {limit:g} points"
         if sure:
-            return None, f"on all images no schedule that is faster has a loss that is surely within {limit:g} points"
+            return None, (
+                f"of the {len(schedules)} schedules measured side by side none that is faster has, on all images, a "
+                f"loss that is surely within {limit:g} points"
+            )
         fastest = min(points, key=lambda one: points[one].median_ms)
         return None, f"{self._compared(fastest)}, which is not surely faster"
 
@@ -176,20 +188,24 @@ class _Search:
 
     def _most_accurate(self, schedules: Sequence[Schedule]) -> tuple[Schedule | None, str]:
         budget_ms = self._limits.budget_ms
+        if not schedules:
+            return None, f"of the schedules that were tried none is surely within {budget_ms:g} ms"
         met = [one for one in schedules if self._point(one).high_ms <= (budget_ms or 0.0)]
         if not met:
-            return None, f"no schedule is surely within {budget_ms:g} ms"
+            measured = f"of the {len(schedules)} schedules measured side by side"
+            return None, f"{measured} none is surely within {budget_ms:g} ms"
         self._looked |= {one: self._accuracy.at(one) for one in met}
         best = max(met, key=lambda one: self._looked[one].percent)
         after = self._looked[best]
         claim = f"schedule {_listed(best)}, within {budget_ms:g} ms, {_loss(after)}"
         if self._single.verdict != "prune":
             return best, f"{claim}; no count removed in block {self._single.block} alone is within it"
-        before = self._accuracy.at(self._rival)
-        claim += f", {self._rival_named()} {_loss(before)}"
-        if after.drop_high < before.drop_low:
+        claim += f", {self._rival_named()} {_loss(self._accuracy.at(self._rival))}"
+        paired = self._accuracy.between(self._rival, best)
+        claim += f", {-paired.drop:.1f} points more ({-paired.drop_high:.1f} to {-paired.drop_low:.1f}), image by image"
+        if paired.drop_high < 0:
             return best, claim
-        return None, f"{claim}: not surely more accurate"
+        return None, f"{claim}, which is not surely more accurate"
 
     def _rival_named(self) -> str:
         if self._rival == self._full:
@@ -198,7 +214,7 @@ class _Search:
 
     def _point(self, key: Kept) -> LatencyPoint:
         """Of what was measured."""
-        point = self._sweep.point(key)
+        point = self._sweep.compared(key)
         assert point is not None
         return point
 
@@ -207,12 +223,14 @@ class _Search:
 
     def _tried(self, one: Foreseen) -> TriedSchedule | None:
         """Of the members that were looked at; None of the others."""
-        latency, accuracy = self._sweep.point(one.schedule), self._looked.get(one.schedule)
+        latency, accuracy = self._sweep.compared(one.schedule), self._looked.get(one.schedule)
         if latency is None and accuracy is None:
             return None
+        # At the speed that what was measured is told at.
+        foreseen_ms = one.ms * self._point(self._full).median_ms / self._curve.baseline.median_ms
         if latency is None:
-            return TriedSchedule(one.schedule, one.ms, accuracy=accuracy)
-        return TriedSchedule(one.schedule, one.ms, latency, *self._ratio(self._full, one.schedule), accuracy)
+            return TriedSchedule(one.schedule, foreseen_ms, accuracy=accuracy)
+        return TriedSchedule(one.schedule, foreseen_ms, latency, *self._ratio(self._full, one.schedule), accuracy)
 
     def _plan(self, one: Schedule, because: str) -> Plan:
         baseline, chosen, accuracy = self._point(self._full), self._point(one), self._looked[one]

@@ -104,6 +104,18 @@ class Measuring:
         """What is known of accuracy, each on the images that it was measured on."""
         return {point.tokens: point for point in self._accuracy.known()} if self._accuracy else {}
 
+    @property
+    def judges(self) -> bool:
+        """Whether there is accuracy at all."""
+        return self._accuracy is not None
+
+    def decided(self) -> dict[int, AccuracyPoint]:
+        """What is known well enough of accuracy for the verdict by this limit."""
+        known = self.judged()
+        if self._accuracy is None or self._max_drop is None:
+            return known
+        return {n: point for n, point in known.items() if self._accuracy.is_decided(n, self._max_drop)}
+
     def probes(self) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
         """What is known of latency and of accuracy, and why it was asked for; of an earlier search only that it was."""
         timed = self._timed | {tokens: EARLIER for tokens in self.points() if tokens not in self._timed}

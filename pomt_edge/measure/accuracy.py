@@ -53,7 +53,7 @@ class Accuracy:
         Its `drop_high` is then at most `max_drop`, or above it, as on all images: see `paired.decided`.
         """
         already = self._seen(kept)
-        self._visit(kept, lambda: self._is_decided(kept, max_drop))
+        self._visit(kept, lambda: self.is_decided(kept, max_drop))
         point = self._point(kept)
         if already < point.images < self._visits.count and kept != self._full:
             side = "within" if point.drop_high <= max_drop else "beyond"
@@ -63,9 +63,16 @@ class Accuracy:
             )
         return point
 
-    def known(self) -> tuple[AccuracyPoint, ...]:
-        """The counts measured so far, each on the images it was measured on, most tokens first."""
-        counts = [kept for kept in self._answers.kept if isinstance(kept, int) and self._seen(kept)]
+    def between(self, before: Kept, after: Kept) -> AccuracyPoint:
+        """`after` on all images, and its loss against `before`, paired over them."""
+        for kept in (before, after):
+            self._visit(kept, lambda: False)
+        return paired.compare(tokens_left(after, self._full), self._right(before)[1], self._right(after)[1])
+
+    def known(self, whole: bool = False) -> tuple[AccuracyPoint, ...]:
+        """The counts measured so far, each on the images it was measured on, most tokens first; `whole`: on all."""
+        least = self._visits.count if whole else 1
+        counts = [kept for kept in self._answers.kept if isinstance(kept, int) and self._seen(kept) >= least]
         return tuple(self._point(kept) for kept in sorted(counts, reverse=True))
 
     def curve(self) -> AccuracyCurve:
@@ -74,7 +81,8 @@ class Accuracy:
             self.at(self._full)
         return AccuracyCurve(self.measure, self.known(), self._images.skipped)
 
-    def _is_decided(self, kept: Kept, max_drop: float) -> bool:
+    def is_decided(self, kept: Kept, max_drop: float) -> bool:
+        """Whether the images that were measured tell the verdict on all."""
         seen = self._seen(kept)
         if not seen or kept == self._full:
             return bool(seen)

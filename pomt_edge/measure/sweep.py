@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,14 @@ SAME = 0.0025
 RECONNECTIONS = 3
 """Of one block; a connection that is lost so often is said."""
 CONFIRMATION_ROUND = 1000
-"""Added to a count it numbers that count's confirming round, behind all others."""
+"""Added to a count it numbers that count's confirming round, behind all others of counts."""
+SEARCH_ROUND = 100_000
+"""Rounds from here on are passes of a search: never those of a whole grid, which know what is left of them."""
+SCHEDULE_ROUND = 1_000_000
+"""Rounds from here on measure schedules. Their anchors are none of the curve's: a run that is started again has to
+choose a count by what it chose by before."""
+COMPARISON_ROUND = 2_000_000
+"""Rounds from here on compare: of them only `Sweep.compared` knows, for the same reason."""
 ENERGY_SECONDS = 3.0
 """Many times the period in which a GPU's energy counter advances."""
 WARM_UP_SECONDS = 10.0
@@ -93,8 +101,8 @@ class Sweep:
 
     `run` measures the whole grid, in rounds: a round visits a set of points in an order of its own. The set follows
     from the rounds before it and the order from the seed, so that a round's blocks in the journal say what is left of
-    it. `measure` and `again` take some points, whose blocks in the journal say what is left of them. A point is a count
-    of the grid or a schedule. One that could not be measured has no blocks: the next process tries it again.
+    it. The others take some points, whose blocks in the journal say what is left of them. A point is a count of the
+    grid or a schedule. One that could not be measured has no blocks: the next process tries it again.
     """
 
     def __init__(self, grid: Grid, target: Target, journal: Journal, progress: Progress, begin: Begin = dict) -> None:
@@ -135,30 +143,44 @@ class Sweep:
         return self.curve()
 
     def measure(self, points: Iterable[Kept], title: str) -> None:
-        """Measure these points until each is known well enough, or goes on to fail."""
+        """Measure these points, all counts or all schedules, until each is known well enough, or goes on to fail."""
         rule = self.grid.rule
         points = list(points)
+        of_counts = all(isinstance(one, int) for one in points)
+        rounds = range(SEARCH_ROUND, SCHEDULE_ROUND) if of_counts else range(SCHEDULE_ROUND, COMPARISON_ROUND)
         while True:
-            blocks = self._blocks()
+            blocks = self._blocks(SCHEDULE_ROUND if of_counts else COMPARISON_ROUND)
             left = [one for one in points if one not in self._failed and rule.reason(blocks.get(one, ())) is None]
             if not left:
                 return
-            self._pass(left, f"{title}, blocks")
+            self._pass(left, title, rounds)
 
-    def again(self, points: Iterable[Kept], title: str) -> None:
-        """Measure these points once more, whatever is known of them."""
-        self._pass([one for one in points if one not in self._failed], f"{title}, blocks")
+    def again(self, tokens: Iterable[int], title: str) -> None:
+        """Measure these counts once more, whatever is known of them."""
+        self._pass(tokens, title, range(SEARCH_ROUND, SCHEDULE_ROUND))
 
-    def _pass(self, points: Sequence[Kept], title: str) -> None:
+    def compare(self, points: Iterable[Kept], title: str) -> None:
+        """Measure these points once more, side by side; what is chosen by their figures elsewhere stays."""
+        self._pass(points, title, range(COMPARISON_ROUND, sys.maxsize))
+
+    def _pass(self, points: Iterable[Kept], title: str, rounds: range) -> None:
         """One block of each point; a pass that was interrupted is not gone on with, for the next sees what is left."""
-        number = 1 + max((visit.round for visit in self._visits if visit.round < CONFIRMATION_ROUND), default=-1)
-        if points:
-            self._rounds([number], title, points)
+        able = [one for one in points if one not in self._failed]
+        last = max((visit.round for visit in self._visits if visit.round in rounds), default=rounds.start - 1)
+        if able:
+            self._rounds([last + 1], f"{title}, blocks", able)
 
     def point(self, tokens: Kept) -> LatencyPoint | None:
-        """A count or a schedule as it is known so far; None where it has no blocks."""
-        blocks = self._blocks().get(tokens)
-        return self._point(tokens, blocks) if blocks else None
+        """A count or a schedule as it is known so far, without what compared it; None where it has no blocks."""
+        return self._known(tokens, COMPARISON_ROUND)
+
+    def compared(self, tokens: Kept) -> LatencyPoint | None:
+        """The same by all of its blocks, for a comparison with other points by all of theirs."""
+        return self._known(tokens, sys.maxsize)
+
+    def _known(self, tokens: Kept, before: int) -> LatencyPoint | None:
+        blocks = self._blocks(before).get(tokens)
+        return self._point(tokens, blocks, before) if blocks else None
 
     def confirm(self, tokens: int) -> LatencyCurve:
         """Measure a chosen count and the baseline again in turn, until their intervals separate: they decide.
@@ -194,18 +216,22 @@ class Sweep:
         if used is not None:
             self._journal.add({"energy": {"tokens": tokens, "forwards": forwards, "mj": used}})
 
-    def curve(self, before: int | None = None) -> LatencyCurve:
+    def curve(self, before: int = SCHEDULE_ROUND) -> LatencyCurve:
         """The curve so far, or as it stood before a round."""
         blocks = self._blocks(before)
         counts = [tokens for tokens in self.grid.tokens if blocks.get(tokens)]
         points = tuple(self._point(tokens, blocks[tokens]) for tokens in counts)
-        anchor = tuple(float(np.median(visit.block)) for visit in self._visits if visit.tokens == self._anchor)
+        taken = self._taken(SCHEDULE_ROUND)
+        anchor = tuple(float(np.median(visit.block)) for visit in taken if visit.tokens == self._anchor)
         return LatencyCurve(points, self.grid.probe, anchor, self._steadiness(anchor, points))
 
-    def _point(self, tokens: Kept, blocks: Sequence[timing.Block]) -> LatencyPoint:
+    def _taken(self, before: int) -> list[Visit]:
+        return [visit for visit in self._visits if visit.round < before]
+
+    def _point(self, tokens: Kept, blocks: Sequence[timing.Block], before: int = SCHEDULE_ROUND) -> LatencyPoint:
         left = tokens_left(tokens, self._anchor)
         point = timing.summarise(left, blocks, self.grid.rule.reason(blocks) or "re-measured")
-        visits = [visit for visit in self._visits if visit.tokens == tokens]
+        visits = [visit for visit in self._taken(before) if visit.tokens == tokens]
         # The least: on the CPU it is the whole process's, and accuracy holds much of its own between two visits.
         memory = min((visit.memory_mib for visit in visits if visit.memory_mib is not None), default=None)
         return dataclasses.replace(point, energy_mj=self._energy_mj(tokens), memory_mib=memory)
@@ -223,7 +249,7 @@ class Sweep:
         dropped = [entry["dropped"] for entry in entries if "dropped" in entry]
         kept = [entry["held_by"] for entry in entries if "held_by" in entry]
         return dataclasses.replace(
-            steadiness.of_blocks([visit.block for visit in self._visits], anchor, points),
+            steadiness.of_blocks([visit.block for visit in self._taken(SCHEDULE_ROUND)], anchor, points),
             warm_up_forwards=sum(warm_up["forwards"] for warm_up in warm_ups),
             warm_up_ratio=max((warm_up["ratio"] for warm_up in warm_ups), default=None),
             dropped_blocks=len(dropped),
@@ -232,10 +258,10 @@ class Sweep:
             counters=tuple(sorted({name for entry in entries for name in entry.get("counters", ())})),
         )
 
-    def _blocks(self, before: int | None = None) -> dict[Kept, list[timing.Block]]:
+    def _blocks(self, before: int = SCHEDULE_ROUND) -> dict[Kept, list[timing.Block]]:
         """Scaled blocks by point, without the points that failed, as far as that was known then."""
-        taken = [visit for visit in self._visits if before is None or visit.round < before]
-        failed = [tokens for tokens, one in self._failed.items() if before is None or one.round < before]
+        taken = self._taken(before)
+        failed = [tokens for tokens, one in self._failed.items() if one.round < before]
         blocks: dict[Kept, list[timing.Block]] = {}
         for visit, block in zip(taken, scaled(taken, self._anchor), strict=True):
             if visit.tokens not in failed:

@@ -73,6 +73,18 @@ def test_a_count_is_run_once_and_recalled_from_the_journal(tmp_path: Path) -> No
     assert [known.tokens for known in again.curve().points] == [197, 100]
 
 
+def test_two_reductions_are_held_against_each_other_image_by_image(tmp_path: Path) -> None:
+    """Many images that the one loses the other loses too: apart, their intervals leave open which is better."""
+    measured = accuracy(tmp_path, 64)
+    between, back = measured.between(100, 30), measured.between(30, 100)
+    more, fewer = measured.at(100), measured.at(30)
+    assert (between.tokens, between.images) == (30, 64)
+    assert (between.percent, between.low, between.high) == (fewer.percent, fewer.low, fewer.high)
+    assert between.drop == pytest.approx(fewer.drop - more.drop) == -back.drop
+    assert (between.drop_low, between.drop_high) == pytest.approx((-back.drop_high, -back.drop_low))
+    assert fewer.drop_low - more.drop_high < between.drop_low and between.drop_high < fewer.drop_high - more.drop_low
+
+
 def test_logits_that_are_no_numbers_are_an_error_and_not_perfect_agreement(tmp_path: Path) -> None:
     class Overflown:
         def run(self, images: torch.Tensor) -> dict[str, np.ndarray[Any, Any]]:
