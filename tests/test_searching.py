@@ -1,4 +1,4 @@
-"""The search on real sweeps: it ends in time, goes on, measures nothing twice, and takes back what all images refuse."""
+"""Searches on real sweeps: in time, gone on with, nothing twice, and nothing that all images refuse."""
 
 from __future__ import annotations
 
