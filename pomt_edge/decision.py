@@ -12,7 +12,7 @@ from pomt_edge.choose.search import AccuracyAt
 from pomt_edge.errors import PointFailed, UserError
 from pomt_edge.measure.steadiness import detrended
 from pomt_edge.measure.sweep import Sweep
-from pomt_edge.records import AccuracyPoint, LatencyCurve, Probe, Search, Staircase
+from pomt_edge.records import ADAPTIVE, FULL, AccuracyPoint, LatencyCurve, Probe, Search, Staircase
 from pomt_edge.searching import Deadline, Measuring, OutOfTimeError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 CONFIRMED_CHOICES = 6
 """Choices that are measured again, should each turn out otherwise than it looked; then one of them is taken."""
-ADAPTIVE, FULL = "adaptive", "full"
 
 
 @dataclass(frozen=True)

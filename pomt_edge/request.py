@@ -14,6 +14,7 @@ from pomt_edge.choose import adaptive
 from pomt_edge.choose.plan import Limits
 from pomt_edge.engines import PRECISIONS
 from pomt_edge.errors import UserError
+from pomt_edge.records import ADAPTIVE, FULL
 from pomt_edge.reduce import METHODS
 from pomt_edge.simulator import asked, noise
 from pomt_edge.targets import recordings
@@ -36,7 +37,7 @@ OF_A_RECORDING = ("engine", "probe", "method", "block")
 PROBES = ("block", "input")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 ACCURACY_GRIDS = ("efficient", "full")
-SEARCHES = ("adaptive", "full")
+SEARCHES = (ADAPTIVE, FULL)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -188,7 +189,7 @@ class Request:
     @property
     def is_searched(self) -> bool:
         """Whether a search was asked for by name."""
-        return self.search == "adaptive"
+        return self.search == ADAPTIVE
 
     def searches(self, counts: Sequence[int]) -> bool:
         """Whether the counts are searched, instead of all being measured; where they are few, all are fewer."""
@@ -289,7 +290,7 @@ class Request:
             raise UserError(
                 "--accuracy-grid full measures everywhere; give --search full, or leave --accuracy-grid out"
             )
-        if self.max_minutes is not None and (self.search == "full" or self.accuracy_grid == "full"):
+        if self.max_minutes is not None and (self.search == FULL or self.accuracy_grid == "full"):
             raise UserError(
                 "--max-minutes bounds an adaptive search; leave it out, or --search full and --accuracy-grid full, "
                 "which measure a whole grid"

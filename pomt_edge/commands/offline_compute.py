@@ -138,7 +138,7 @@ def offline_compute(
         str | None,
         typer.Option(
             help="adaptive: few counts, those that decide; full: all of the grid. [default: adaptive; full with "
-            "--accuracy-grid full, --method all and for grids of up to 25 counts]"
+            "--accuracy-grid full, where methods or engines are compared, and for grids of up to 25 counts]"
         ),
     ] = None,
     max_minutes: Annotated[

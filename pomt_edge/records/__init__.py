@@ -7,6 +7,8 @@ from pomt_edge.records.base import (
     write_text,
 )
 from pomt_edge.records.chosen import (
+    ADAPTIVE,
+    FULL,
     Contest,
     Final,
     Plan,
@@ -60,6 +62,8 @@ from pomt_edge.records.measured import (
 )
 
 __all__ = [
+    "ADAPTIVE",
+    "FULL",
     "MEASURED",
     "RECORDED",
     "SIMULATED",

@@ -115,6 +115,10 @@ class Plan(Record):
         return super().load(file / "plan.json" if file.is_dir() else file)
 
 
+ADAPTIVE, FULL = "adaptive", "full"
+"""Kinds of search."""
+
+
 @dataclass(frozen=True)
 class Probe(Record):
     """One count of a search, and why it was asked for."""

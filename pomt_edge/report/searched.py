@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pomt_edge.records import Result, Search
-
-ADAPTIVE = "adaptive"
+from pomt_edge.records import ADAPTIVE, Result, Search
 
 
 @dataclass(frozen=True)
