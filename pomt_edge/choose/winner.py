@@ -180,7 +180,7 @@ def because(best: Contender | None, everyone: Sequence[Contender]) -> str:
     limits = everyone[0].plan.limits
     plans = [one for one in everyone if one.method]
     if best is None:
-        what = "of the plans measured in turn none, and no unreduced model, is" if several else "no method has a count"
+        what = "no plan that was measured in turn and no unreduced model is" if several else "no method has a count"
         return f"{what} surely within {limits.get('budget_ms', 0):g} ms"
     if best.method is None and not plans and not several:
         return "no method has a count that is surely faster within the limits"

@@ -188,7 +188,7 @@ def test_a_budget_takes_the_most_accurate_that_is_within_it_as_measured_in_turn(
     assert (contest(*rows, limits={"budget_ms": 15.0}, finals=finals).engine) == "openvino"
     none = contest(*rows, limits={"budget_ms": 5.0}, finals=finals)
     assert (none.verdict, none.plan.verdict, none.plan.removed) == ("unreachable", "unreachable", 0)
-    assert none.because == "no plan and no unreduced model is surely within 5 ms"
+    assert none.because == "no plan that was measured in turn and no unreduced model is surely within 5 ms"
 
 
 @pytest.mark.parametrize("verdict", ["keep", "unreachable"])
