@@ -126,7 +126,7 @@ class Measuring:
         """What the search does not know, a sentence each."""
         sentences = []
         if untimed := [tokens for tokens in self._sweep.grid.tokens if tokens not in self.points()]:
-            sentences.append(f"The other {len(untimed)} were not: a lone fast one among them is missed.")
+            sentences.append(f"The other {len(untimed)} were not: a lone fast one among them would be missed.")
         if self._max_drop is not None and (between := self._undecided(self._max_drop)):
             sentences.append(
                 f"Whether {between[-1]} to {between[0]} tokens are within the limit was not measured."
