@@ -138,7 +138,7 @@ def test_another_engine_measures_its_own_curve_of_the_same_model(
     if engine == "openvino":
         return  # going on is the same for both, and its exports take seconds
     blocks = [number for number, line in enumerate(lines) if '"ms"' in line]
-    kept = "".join(lines[: blocks[len(blocks) // 2]])
+    kept = "".join(lines[: blocks[2]])  # before the counts are known; confirmed ones need not be
     journal.write_text(kept)
     capsys.readouterr()
     assert cli.run(options) == 0
