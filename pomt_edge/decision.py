@@ -10,6 +10,7 @@ from pomt_edge.choose import adaptive, staircase
 from pomt_edge.choose import plan as planning
 from pomt_edge.choose.search import AccuracyAt
 from pomt_edge.errors import PointFailed, UserError
+from pomt_edge.measure.journal import Journal
 from pomt_edge.measure.steadiness import detrended
 from pomt_edge.measure.sweep import Sweep
 from pomt_edge.records import ADAPTIVE, FULL, AccuracyPoint, LatencyCurve, Probe, Search, Staircase
@@ -72,9 +73,17 @@ def _all_of(curve: LatencyCurve, accuracy: Accuracy | None) -> tuple[tuple[Probe
 
 
 def decide_adaptively(
-    sweep: Sweep, limits: planning.Limits, detrend: bool, accuracy: Accuracy | None, deadline: Deadline
+    sweep: Sweep,
+    limits: planning.Limits,
+    detrend: bool,
+    accuracy: Accuracy | None,
+    journal: Journal,
+    deadline: Deadline,
 ) -> Decided:
     """Measure what decides, choose, measure the choice again, and search on with that until it changes nothing.
+
+    A search that came to its end with all that it asked for is kept, and not made again with the same limits: what was
+    measured meanwhile, for others, would lead it elsewhere.
 
     Args:
         deadline: the progress that the sweep and the accuracy report to.
@@ -85,9 +94,16 @@ def decide_adaptively(
     """
     bench = Measuring(sweep, accuracy, limits.max_drop, detrend)
     stopped = None
+    search = {**limits.to_dict(), "detrend": detrend}
+    kept = next((entry for entry in reversed(journal.entries) if entry.get("searched") == search), None)
     try:
-        with deadline.running():
-            chosen = _searched(sweep, limits, bench, accuracy)
+        if kept:
+            chosen = bench.recall(kept)
+        else:
+            with deadline.running():
+                chosen = _searched(sweep, limits, bench, accuracy)
+            if not sweep.failed:
+                journal.add({"searched": search, "chosen": chosen, **bench.asked()})
     except OutOfTimeError as over:
         stopped = str(over)
         _check_begun(sweep, stopped)
@@ -114,7 +130,7 @@ def _decision(
         return planning.Decision(curve.baseline.tokens, "keep", because)
     known = bench.judged()
     candidates = _candidates(curve, fitted, chosen, limits, known)
-    judge: AccuracyAt | None = bench.judge if bench.judges else None
+    judge: AccuracyAt | None = bench.accuracy if bench.judges else None
     if stopped:
         judge = known.__getitem__ if known and limits.budget_ms is None else None
     return planning.decide(curve, candidates, limits, judge)
@@ -122,9 +138,10 @@ def _decision(
 
 def _searched(sweep: Sweep, limits: planning.Limits, bench: Measuring, accuracy: Accuracy | None) -> int | None:
     """The choice, its accuracy measured on all images and its latency again, until both leave it the choice."""
+    explorer = adaptive.Explorer(sweep.grid.tokens, limits, bench)
     confirmed: set[int] = set()
     while True:
-        chosen = adaptive.explore(sweep.grid.tokens, limits, bench)
+        chosen = explorer.choice()
         if chosen is None or chosen == sweep.grid.tokens[0]:
             return chosen
         # What is promised is promised of all images.

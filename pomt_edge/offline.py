@@ -78,7 +78,7 @@ def _measure_and_choose(job: Job, journal: Journal, progress: Progress, begin: B
         for tokens in job.tokens:
             accuracy.at(tokens)
     if request.searches(job.tokens):
-        found = decide_adaptively(sweep, request.limits, request.detrend, accuracy, deadline)
+        found = decide_adaptively(sweep, request.limits, request.detrend, accuracy, journal, deadline)
     else:
         found = decide(sweep, request.limits, request.detrend, accuracy)
     plan = _plan(job, found, accuracy, journal)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pomt_edge.measure.progress import Progress
 from pomt_edge.measure.steadiness import detrended
@@ -15,7 +15,6 @@ from pomt_edge.records import AccuracyPoint, LatencyPoint, Probe
 
 if TYPE_CHECKING:
     from pomt_edge.measure.accuracy import Accuracy
-
 
 EARLIER = "asked for before, with other limits or other knowledge"
 
@@ -91,10 +90,7 @@ class Measuring:
         curve = self._sweep.curve()
         return {point.tokens: point for point in (detrended(curve) if self._detrend else curve).points}
 
-    def accuracy(self, tokens: int, why: str) -> AccuracyPoint:
-        return self.judge(tokens, why)
-
-    def judge(self, tokens: int, why: str = "beside the choice") -> AccuracyPoint:
+    def accuracy(self, tokens: int, why: str = "beside the choice") -> AccuracyPoint:
         """On as many images as the limit on the loss needs; where there is none, on all."""
         assert self._accuracy is not None  # a limit that needs it is refused without images
         self._judged.setdefault(tokens, why)
@@ -116,11 +112,19 @@ class Measuring:
             return known
         return {n: point for n, point in known.items() if self._accuracy.is_decided(n, self._max_drop)}
 
+    def asked(self) -> dict[str, Any]:
+        """What was asked for and why, for a journal."""
+        return {"timed": list(self._timed.items()), "judged": list(self._judged.items())}
+
+    def recall(self, kept: Mapping[str, Any]) -> int | None:
+        """Take what a finished search had asked for, from a journal; its choice."""
+        self._timed, self._judged = dict(kept["timed"]), dict(kept["judged"])
+        chosen: int | None = kept["chosen"]
+        return chosen
+
     def probes(self) -> tuple[tuple[Probe, ...], tuple[Probe, ...]]:
         """What is known of latency and of accuracy, and why it was asked for; of an earlier search only that it was."""
-        timed = self._timed | {tokens: EARLIER for tokens in self.points() if tokens not in self._timed}
-        judged = self._judged | {tokens: EARLIER for tokens in self.judged() if tokens not in self._judged}
-        return tuple(map(_probe, timed.items())), tuple(map(_probe, judged.items()))
+        return _probes(self._timed, self.points()), _probes(self._judged, self.judged())
 
     def left_open(self) -> list[str]:
         """What the search does not know, a sentence each."""
@@ -145,8 +149,11 @@ class Measuring:
         return [tokens for tokens in self._sweep.grid.tokens if beyond < tokens < within]
 
 
-def _probe(asked: tuple[int, str]) -> Probe:
-    return Probe(*asked)
+def _probes(asked: Mapping[int, str], known: Iterable[int]) -> tuple[Probe, ...]:
+    """What was asked for and is known, in the order of asking; then what else is known."""
+    left = set(known)
+    order = [*(tokens for tokens in asked if tokens in left), *sorted(left - asked.keys(), reverse=True)]
+    return tuple(Probe(tokens, asked.get(tokens, EARLIER)) for tokens in order)
 
 
 def _few(counts: Iterable[int]) -> str:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("threads_as_before")
 def found(folder: Path, target: KnownTarget, limits: Limits, minutes: float | None = None) -> Decided:
     with Journal(folder, {}) as journal:
         deadline = Deadline(Silent(), minutes)
-        return decide_adaptively(Sweep(Grid(GRID), target, journal, deadline), limits, False, None, deadline)
+        return decide_adaptively(Sweep(Grid(GRID), target, journal, deadline), limits, False, None, journal, deadline)
 
 
 def test_the_last_count_of_a_cliff_is_found_and_a_run_that_is_over_measures_nothing(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_model_with_many_tokens_is_searched_to_its_end(tmp_path: Path) -> None
     with Journal(tmp_path, {}) as journal:
         deadline = Deadline(Silent(), None)
         sweep = Sweep(Grid(grid), KnownTarget(latency), journal, deadline)
-        decided = decide_adaptively(sweep, Limits(keep=0.3), False, None, deadline)
+        decided = decide_adaptively(sweep, Limits(keep=0.3), False, None, journal, deadline)
     assert decided.decision.tokens < 0.31 * 1370 and len(decided.curve.points) <= 25
 
 

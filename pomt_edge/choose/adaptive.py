@@ -57,18 +57,6 @@ class Bench(Protocol):
         """The accuracy at a count, measured or recalled."""
 
 
-def explore(counts: Sequence[int], limits: Limits, bench: Bench) -> int | None:
-    """Measure what decides, and give the choice; None: no count is faster than the unreduced model within the limits.
-
-    At most `LATENCY_POINTS` counts are asked for their latency, the unreduced model included, and `ACCURACY_POINTS` for
-    their accuracy.
-
-    Args:
-        counts: what there is to choose from, most tokens first; the first is the unreduced model.
-    """
-    return _Explorer(counts, limits, bench).choice()
-
-
 def best_known(
     counts: Sequence[int], limits: Limits, points: Mapping[int, LatencyPoint], known: Mapping[int, AccuracyPoint]
 ) -> int | None:
@@ -90,8 +78,13 @@ def best_known(
     return None if best == full else best
 
 
-class _Explorer:
+class Explorer:
+    """One search. At most `LATENCY_POINTS` counts are asked for their latency, the unreduced model included, and
+    `ACCURACY_POINTS` for their accuracy, however often the choice is asked for.
+    """
+
     def __init__(self, counts: Sequence[int], limits: Limits, bench: Bench) -> None:
+        """`counts`: what there is to choose from, most tokens first; the first is the unreduced model."""
         self._full = counts[0]
         self._first = counts[1]
         self._allowed = [tokens for tokens in counts[1:] if tokens >= limits.floor(counts[0])]
@@ -101,6 +94,11 @@ class _Explorer:
         self._judged: dict[int, AccuracyPoint] = {}
 
     def choice(self) -> int | None:
+        """Measure what decides, and give the choice by what is known then; asked again, it may have become another.
+
+        None: no count is faster than the unreduced model within the limits.
+        """
+        self._judged = {tokens: self._bench.accuracy(tokens, "again") for tokens in self._judged}
         coarse = skeleton(self._allowed) or [self._first]
         self._time([self._full, *coarse], "the ends, and tiles between them")
         if not self._allowed:

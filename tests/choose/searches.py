@@ -183,7 +183,7 @@ def trial(kind: str, noise: float, seed: int, unrest: float = UNREST) -> Trial:
     images = Images(rng, unrest)
     max_drop = float(rng.choice(LIMITS))
     bench = KnownBench(latency, noise, rng, images)
-    chosen = adaptive.explore(GRID, Limits(max_drop), bench) or FULL
+    chosen = adaptive.Explorer(GRID, Limits(max_drop), bench).choice() or FULL
     fitting = [n for n in GRID if n == FULL or images.accuracy(n).drop_high <= max_drop]
     best = min(fitting, key=lambda tokens: latency[tokens])
     whole = [LatencyPoint(n, latency[n], latency[n], latency[n], 1, 1, "known") for n in GRID]

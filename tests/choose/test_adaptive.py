@@ -38,42 +38,42 @@ def test_the_choice_is_as_fast_as_the_grids_within_the_limit_and_the_points(grou
 
 def test_of_counts_that_cost_the_same_the_largest_is_taken() -> None:
     found = stairs({181: 0.9, 133: 0.9, 90: 0.8})
-    assert adaptive.explore(GRID, Limits(keep=0.5), found) == 133
-    assert adaptive.explore(GRID, Limits(keep=0.7), stairs({181: 0.9, 133: 0.9})) == 181
+    assert adaptive.Explorer(GRID, Limits(keep=0.5), found).choice() == 133
+    assert adaptive.Explorer(GRID, Limits(keep=0.7), stairs({181: 0.9, 133: 0.9})).choice() == 181
 
 
 def test_where_fewer_tokens_are_slower_the_end_of_the_slope_in_front_is_found() -> None:
     found = stairs({150: 1.2}, slope=0.02)
-    assert adaptive.explore(GRID, Limits(keep=0.6), found) in range(
+    assert adaptive.Explorer(GRID, Limits(keep=0.6), found).choice() in range(
         151, 156
     )  # behind which there is less than half a percent to be had
 
 
 def test_a_budget_is_met_by_the_most_tokens() -> None:
     edges = {181: 0.9, 133: 0.9, 90: 0.8}
-    assert adaptive.explore(GRID, Limits(budget_ms=8.3), stairs(edges)) == 133
-    assert adaptive.explore(GRID, Limits(budget_ms=10.5), stairs(edges)) == FULL
-    assert adaptive.explore(GRID, Limits(budget_ms=1.0), stairs(edges)) is None
+    assert adaptive.Explorer(GRID, Limits(budget_ms=8.3), stairs(edges)).choice() == 133
+    assert adaptive.Explorer(GRID, Limits(budget_ms=10.5), stairs(edges)).choice() == FULL
+    assert adaptive.Explorer(GRID, Limits(budget_ms=1.0), stairs(edges)).choice() is None
     far = stairs(edges)
-    assert adaptive.explore(GRID, Limits(budget_ms=6.6), far) == 90 and len(far.timed) <= 25
+    assert adaptive.Explorer(GRID, Limits(budget_ms=6.6), far).choice() == 90 and len(far.timed) <= 25
 
 
 def test_the_largest_utility_is_found_beside_the_skeleton() -> None:
     found = stairs({180: 0.5, 90: 0.98})
-    assert 165 <= (adaptive.explore(GRID, Limits(alpha=0.3), found) or 0) <= 180
+    assert 165 <= (adaptive.Explorer(GRID, Limits(alpha=0.3), found).choice() or 0) <= 180
     assert len(found.judged) <= 10
-    assert adaptive.explore(GRID, Limits(alpha=0.0), stairs({90: 0.98})) is None
+    assert adaptive.Explorer(GRID, Limits(alpha=0.0), stairs({90: 0.98})).choice() is None
 
 
 def test_where_nothing_is_allowed_nothing_is_chosen() -> None:
-    assert adaptive.explore(GRID, Limits(keep=1.0), stairs({100: 0.5})) is None
+    assert adaptive.Explorer(GRID, Limits(keep=1.0), stairs({100: 0.5})).choice() is None
 
 
 def test_asked_again_with_what_is_known_nothing_new_is_measured() -> None:
     found = bench("h200 deit_small b4 float32", seed=3)
-    first = adaptive.explore(GRID, Limits(max_drop=3.0), found)
+    first = adaptive.Explorer(GRID, Limits(max_drop=3.0), found).choice()
     known, judged = set(found.timed), set(found.judged)
-    assert adaptive.explore(GRID, Limits(max_drop=3.0), found) == first
+    assert adaptive.Explorer(GRID, Limits(max_drop=3.0), found).choice() == first
     assert (set(found.timed), set(found.judged)) == (known, judged)
 
 
@@ -96,7 +96,7 @@ def test_stopped_anywhere_the_best_that_is_known_is_within_the_limit() -> None:
         found = Stopping(curve_of("h200 deit_small b4 float32", rng), 0.003, rng, Images(rng, 0.0))
         found.left = left
         try:
-            whole = adaptive.explore(GRID, limits, found)
+            whole = adaptive.Explorer(GRID, limits, found).choice()
             break
         except StopError:
             best = adaptive.best_known(GRID, limits, found.points(), found.judged)
@@ -109,5 +109,5 @@ def test_stopped_anywhere_the_best_that_is_known_is_within_the_limit() -> None:
 def test_a_coarse_grid_is_searched_where_it_has_counts() -> None:
     coarse = (FULL, *range(196, 19, -3))
     found = stairs({181: 0.9, 133: 0.9})
-    assert adaptive.explore(coarse, Limits(keep=0.5), found) == max(n for n in coarse if n <= 133)
+    assert adaptive.Explorer(coarse, Limits(keep=0.5), found).choice() == max(n for n in coarse if n <= 133)
     assert set(found.timed) <= set(coarse)
